@@ -1,0 +1,1 @@
+//! All-reduce on the CPU for data-parallel training.

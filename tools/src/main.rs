@@ -1,0 +1,2 @@
+//! The hfr program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Rings and double binary trees over nodes.

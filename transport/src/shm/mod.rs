@@ -1,0 +1,5 @@
+//! Shared memory inside a node.
+
+mod segment;
+
+pub use segment::Segment;

@@ -1,0 +1,96 @@
+//! The contract of every wire: puts with notices between ranks of different nodes. A wire knows addresses, bytes and
+//! peers; it knows no plan, no counter and no clock but the deadline it is given while connecting.
+//!
+//! What every wire promises (the contract suite in `tests/` checks each of them against it):
+//! 1. after `Arrived` has been returned by `poll`, all bytes of that put are visible in the receiver's segment;
+//! 2. notices from one sender arrive in the order of its puts to this receiver, each exactly once;
+//! 3. after `Sent`, the source bytes may be overwritten;
+//! 4. `put` and `poll` never block and never allocate once the queues have grown to what the plan needs;
+//! 5. a dead peer is an error of `put` or `poll` that names it, not silence, where the wire can know.
+
+use std::os::fd::RawFd;
+use std::time::Instant;
+
+/// What a put says on arrival, besides its bytes. The wire carries it untouched; 32 bits because that is what an
+/// RDMA WRITE WITH IMM carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Notice(pub u32);
+
+/// Bytes of this node's segment that go into the segment of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// Global rank of the receiver: its process is told, its node's segment is written.
+    pub peer: usize,
+    /// Source: byte offset in the segment of this node.
+    pub from: usize,
+    /// Length in bytes; 0 is a notice alone.
+    pub len: usize,
+    /// Target: byte offset in the segment of the peer's node.
+    pub to: usize,
+    /// Handed to the receiver with `Arrived`.
+    pub notice: Notice,
+    /// Handed back to the sender with `Sent`; the caller's own number.
+    pub ticket: u64,
+}
+
+/// What `poll` reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The put with this ticket no longer needs its source bytes.
+    Sent {
+        /// The ticket of the put.
+        ticket: u64,
+    },
+    /// A put from `from` has arrived; its bytes are in this node's segment.
+    Arrived {
+        /// Global rank of the sender.
+        from: usize,
+        /// The notice of the put.
+        notice: Notice,
+    },
+}
+
+/// How to reach one rank: what its `Transport::address` returned, carried as opaque bytes by the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// Global rank.
+    pub rank: usize,
+    /// The peer's address bytes.
+    pub address: Vec<u8>,
+}
+
+/// What went wrong on a wire.
+#[derive(Debug, thiserror::Error)]
+#[error("{wire}: {}{cause}", peer.map(|p| format!("peer rank {p}: ")).unwrap_or_default())]
+pub struct Error {
+    /// The wire's name.
+    pub wire: &'static str,
+    /// Global rank of the peer, where one is to blame.
+    pub peer: Option<usize>,
+    /// A lower-case sentence a person can act on.
+    pub cause: String,
+}
+
+/// One rank's end of a wire.
+pub trait Transport: Send {
+    /// The wire's name, as `--transport` spells it.
+    fn name(&self) -> &'static str;
+
+    /// What peers need to know to connect to this rank.
+    fn address(&self) -> Vec<u8>;
+
+    /// Connects to each of `peers`, each of which calls this with our rank among its own peers at about the same time.
+    /// May be called again later with further peers; peers that are connected already are passed over. Blocks until all
+    /// are connected or `deadline` has passed.
+    fn connect(&mut self, peers: &[PeerAddress], deadline: Instant) -> Result<(), Error>;
+
+    /// Starts a put. The source bytes must stay as they are until `Sent` with its ticket.
+    fn put(&mut self, put: Put) -> Result<(), Error>;
+
+    /// Makes progress and appends what happened to `events`.
+    fn poll(&mut self, events: &mut Vec<Event>) -> Result<(), Error>;
+
+    /// Appends the file descriptors a parked rank has to watch, each with whether it waits for writability too. A wire whose
+    /// arrivals ring the doorbell of the receiving rank by themselves appends nothing.
+    fn watch(&self, fds: &mut Vec<(RawFd, bool)>);
+}
