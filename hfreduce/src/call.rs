@@ -1,0 +1,92 @@
+//! A call as its fellow ranks see it: what is compared before data is touched. The header of a slot is this, plus where the bytes lie.
+//! Invariant: `Header` is one cache line without padding, so that it can cross the wire as it is.
+
+use crate::{
+    dtype::DType,
+    plan::Collective,
+};
+use bytemuck::{Pod, Zeroable};
+
+/// What all ranks must agree on.
+#[derive(Clone, Copy, PartialEq, Eq, Pod, Zeroable, Debug, Default)]
+#[repr(C)]
+pub struct Call {
+    /// Number of the call in its communicator, from 1.
+    pub sequence: u64,
+    /// Elements (per rank, where the buffer is one share per rank).
+    pub count: u64,
+    /// Global rank of the root, or `u32::MAX`.
+    pub root: u32,
+    /// The collective, see [`Call::collective_name`].
+    pub collective: u8,
+    /// `DType` as a number.
+    pub dtype: u8,
+    /// `ReduceOp::code`, or 0 where nothing is reduced.
+    pub op: u8,
+    /// Reserved, zero.
+    pub zero: u8,
+}
+
+/// The collectives' names by their number in a [`Call`].
+const NAMES: [&str; 6] = [
+    "all_reduce",
+    "reduce_scatter",
+    "all_gather",
+    "broadcast",
+    "reduce",
+    "barrier",
+];
+
+impl Call {
+    /// The number under which a call carries `collective`.
+    pub fn code(collective: Collective) -> u8 {
+        let name = collective.name();
+        NAMES.iter().position(|n| *n == name).expect("every collective is listed") as u8
+    }
+
+    /// The collective's name.
+    pub fn collective_name(&self) -> &'static str {
+        NAMES.get(self.collective as usize).unwrap_or(&"unknown")
+    }
+
+    /// Bytes of one share (or of the whole buffer, where it is not shared out).
+    pub fn bytes(&self) -> u64 {
+        self.count * DType::from_code(self.dtype).map_or(0, |d| d.size() as u64)
+    }
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} #{}", self.collective_name(), self.sequence)?;
+        if self.collective == Call::code(Collective::Barrier) {
+            return Ok(());
+        }
+        let dtype = DType::from_code(self.dtype).map_or("unknown", |d| d.name());
+        write!(f, " of {} {dtype}", self.count)?;
+        if self.op != 0 {
+            write!(f, " {}", crate::op::ReduceOp::name_of(self.op))?;
+        }
+        if self.root != u32::MAX {
+            write!(f, " root {}", self.root)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first cache line of a slot.
+#[derive(Clone, Copy, Pod, Zeroable, Debug, Default)]
+#[repr(C)]
+pub struct Header {
+    /// The call the bytes belong to.
+    pub call: Call,
+    /// Where the bytes lie: 0 in this slot, otherwise 1 + their offset in the segment.
+    pub data: u64,
+    /// Where the rank that took this piece wants the result: 0 nowhere in the segment, otherwise 1 + the offset.
+    pub output: u64,
+    /// Bit l: local rank l has been given this cell already.
+    pub given: u64,
+    /// Reserved, zero.
+    pub zero: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Header>() == crate::layout::HEADER);

@@ -1,0 +1,328 @@
+//! From a checked plan to one rank's steps: cells become counters and offsets, pieces stay pieces. Nothing here touches memory; the offsets
+//! come from `Layout` and are proved to lie inside what the plan was given by `Place`.
+
+use crate::{
+    layout::Layout,
+    plan::{Act, CellId, Checked, Piece, TakeAlias},
+};
+
+/// What a plan was given on every node: where its slots begin in the node's segment and where its counters begin on the node's board.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// By node: byte offset of its first slot.
+    pub slots: Vec<usize>,
+    /// By node: number of its first counter.
+    pub counters: Vec<usize>,
+}
+
+/// A counter a step waits for.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Number on this node's board.
+    pub counter: usize,
+    /// The rank that raises it, for reports.
+    pub writer: u32,
+    /// The value seen last; saves reading a busy line again.
+    pub seen: u64,
+}
+
+/// A term of a reduction.
+#[derive(Clone, Copy, Debug)]
+pub enum Term {
+    /// In slots beginning at this offset, or where the slot's header says; written by this rank.
+    Slot(usize, u32),
+    /// The rank's own input, in place.
+    Own(Piece),
+}
+
+/// An output that a reduction may write itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    /// The rank's own output piece.
+    Own(Piece),
+    /// That of the rank whose taken piece is this term; bit of its local rank.
+    Of(usize, u64),
+}
+
+/// What a step does, with offsets.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Copy or announce a piece of the own input.
+    Take {
+        /// Which.
+        piece: Piece,
+        /// First slot.
+        slot: usize,
+        /// Whether it may stay where it is.
+        alias: TakeAlias,
+        /// The piece of the own output that lies over it when in place.
+        over: Option<Piece>,
+    },
+    /// Add.
+    Reduce {
+        /// In the plan's order.
+        terms: Vec<Term>,
+        /// Leading raw inputs.
+        raw: usize,
+        /// Whether the result is complete.
+        last: bool,
+        /// First slot.
+        slot: usize,
+        /// Outputs to write directly.
+        targets: Vec<Target>,
+        /// Whether someone reads the slot who is not among the targets.
+        shared: bool,
+    },
+    /// Send a slot.
+    Put {
+        /// Receiving rank.
+        peer: usize,
+        /// First slot here.
+        from: usize,
+        /// First slot there.
+        to: usize,
+        /// The counter there.
+        counter: usize,
+    },
+    /// Copy into the own output.
+    Give {
+        /// First slot.
+        from: usize,
+        /// The rank that wrote it.
+        writer: u32,
+        /// Which piece.
+        piece: Piece,
+    },
+    /// Tell another node.
+    SignalAway {
+        /// Receiving rank.
+        peer: usize,
+        /// The counter there.
+        counter: usize,
+    },
+    /// Only raise, or only wait.
+    Nothing,
+}
+
+/// A counter of this node to raise when a step is done, and whom to wake.
+#[derive(Clone, Debug)]
+pub struct Raise {
+    /// Number on this node's board.
+    pub counter: usize,
+    /// Local ranks that wait for it, except this one.
+    pub ring: Vec<usize>,
+}
+
+/// One stage of this rank.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Its number in the plan, for reports.
+    pub stage: usize,
+    /// What it waits for.
+    pub gates: Vec<Gate>,
+    /// What it does.
+    pub op: Op,
+    /// What it raises on this node.
+    pub raise: Option<Raise>,
+}
+
+/// What one rank does of a plan.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The rank's stages in plan order.
+    pub steps: Vec<Step>,
+    /// Counters of this node that peers' puts and signals to this rank raise.
+    pub arrivals: Vec<Raise>,
+    /// Ranks of other nodes that this rank sends to or receives from.
+    pub peers: Vec<usize>,
+}
+
+/// Compiles `rank`'s part of a plan.
+pub fn compile(checked: &Checked, layout: &Layout, place: &Place, rank: usize) -> Program {
+    let compiler = Compiler {
+        checked,
+        layout,
+        place,
+        rank,
+        node: checked.plan().shape.node_of(rank),
+    };
+    compiler.program()
+}
+
+struct Compiler<'a> {
+    checked: &'a Checked,
+    layout: &'a Layout,
+    place: &'a Place,
+    rank: usize,
+    node: usize,
+}
+
+impl Compiler<'_> {
+    fn program(&self) -> Program {
+        let plan = self.checked.plan();
+        let (mut steps, mut arrivals, mut peers) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, stage) in plan.stages.iter().enumerate() {
+            let to = stage.to.map(|c| (c, plan.cells[c.index()]));
+            let away = to.filter(|(_, cell)| {
+                cell.node as usize != plan.shape.node_of(stage.worker as usize)
+            });
+            if stage.worker as usize == self.rank {
+                steps.push(self.step(i));
+                peers.extend(away.map(|(_, cell)| cell.home as usize));
+            } else if let Some((id, cell)) = away
+                && cell.home as usize == self.rank
+            {
+                arrivals.push(self.raise(id));
+                peers.push(stage.worker as usize);
+            }
+        }
+        peers.sort_unstable();
+        peers.dedup();
+        Program {
+            steps,
+            arrivals,
+            peers,
+        }
+    }
+
+    fn step(&self, i: usize) -> Step {
+        let plan = self.checked.plan();
+        let stage = &plan.stages[i];
+        let here = |c: &CellId| plan.cells[c.index()].node as usize == self.node;
+        Step {
+            stage: i,
+            gates: stage
+                .waits()
+                .filter(|&c| !self.is_own_piece(c))
+                .map(|c| Gate {
+                    counter: self.counter(c),
+                    writer: self.writer(c),
+                    seen: 0,
+                })
+                .collect(),
+            op: self.op(i),
+            raise: stage.to.filter(here).map(|c| self.raise(c)),
+        }
+    }
+
+    /// A cell that is read in place by the rank that takes it needs no waiting: the bytes are the caller's own.
+    fn is_own_piece(&self, cell: CellId) -> bool {
+        let facts = self.checked.facts();
+        facts.writer[cell.index()].is_some_and(|w| {
+            facts.alias.get(&w) == Some(&TakeAlias::Own)
+                && self.checked.plan().stages[w].worker as usize == self.rank
+        })
+    }
+
+    fn op(&self, i: usize) -> Op {
+        let plan = self.checked.plan();
+        let facts = self.checked.facts();
+        let stage = &plan.stages[i];
+        let peer = |c: CellId| plan.cells[c.index()].home as usize;
+        match &stage.act {
+            Act::Take { piece } => Op::Take {
+                piece: *piece,
+                slot: self.slot(stage.to.expect("a take writes a cell")),
+                alias: facts.alias[&i],
+                over: plan
+                    .output_over(stage.worker, piece.block)
+                    .map(|block| Piece { block, ..*piece }),
+            },
+            Act::Reduce { terms } => self.reduce(i, terms, stage.to.expect("a reduce writes")),
+            Act::Put { from } => {
+                let to = stage.to.expect("a put writes a cell");
+                Op::Put {
+                    peer: peer(to),
+                    from: self.slot(*from),
+                    to: self.slot(to),
+                    counter: self.counter(to),
+                }
+            }
+            Act::Give { from, piece } => Op::Give {
+                from: self.slot(*from),
+                writer: self.writer(*from),
+                piece: *piece,
+            },
+            Act::Signal => {
+                let to = stage.to.expect("a signal writes a token");
+                if plan.cells[to.index()].node as usize == self.node {
+                    return Op::Nothing;
+                }
+                Op::SignalAway {
+                    peer: peer(to),
+                    counter: self.counter(to),
+                }
+            }
+            Act::Wait => Op::Nothing,
+        }
+    }
+
+    fn reduce(&self, i: usize, terms: &[CellId], to: CellId) -> Op {
+        let plan = self.checked.plan();
+        let facts = self.checked.facts();
+        let term = |c: &CellId| {
+            let writer = facts.writer[c.index()].expect("checked");
+            match &plan.stages[writer].act {
+                Act::Take { piece } if self.is_own_piece(*c) => Term::Own(*piece),
+                _ => Term::Slot(self.slot(*c), self.writer(*c)),
+            }
+        };
+        let direct = &facts.direct[&i];
+        let target = |d: &crate::plan::Direct| {
+            let give = &plan.stages[d.give];
+            match (d.term, &give.act) {
+                (None, Act::Give { piece, .. }) => Target::Own(*piece),
+                (Some(term), _) => {
+                    Target::Of(term, 1 << plan.shape.local(give.worker as usize).min(63))
+                }
+                _ => unreachable!("a direct output belongs to a give"),
+            }
+        };
+        // The word of bits in a header names 64 local ranks; those behind are given a copy as if they had ordinary memory.
+        let nameable = |d: &&crate::plan::Direct| {
+            plan.shape.local(plan.stages[d.give].worker as usize) < 64
+        };
+        let targets: Vec<_> = direct.iter().filter(nameable).map(target).collect();
+        Op::Reduce {
+            terms: terms.iter().map(term).collect(),
+            raw: facts.raw[&i],
+            last: facts.last[&i],
+            slot: self.slot(to),
+            shared: facts.readers[to.index()].len() > targets.len(),
+            targets,
+        }
+    }
+
+    fn slot(&self, cell: CellId) -> usize {
+        let node = self.checked.plan().cells[cell.index()].node as usize;
+        self.place.slots[node] + self.layout.cell(cell)
+    }
+
+    fn counter(&self, cell: CellId) -> usize {
+        let node = self.checked.plan().cells[cell.index()].node as usize;
+        self.place.counters[node] + self.layout.counter(cell)
+    }
+
+    fn writer(&self, cell: CellId) -> u32 {
+        let writer = self.checked.facts().writer[cell.index()].expect("checked");
+        self.checked.plan().stages[writer].worker
+    }
+
+    fn raise(&self, cell: CellId) -> Raise {
+        let plan = self.checked.plan();
+        let facts = self.checked.facts();
+        let mut ring: Vec<usize> = facts.readers[cell.index()]
+            .iter()
+            .chain(&facts.waiters[cell.index()])
+            .map(|&s| plan.stages[s].worker as usize)
+            .filter(|&w| w != self.rank)
+            .map(|w| plan.shape.local(w))
+            .collect();
+        ring.sort_unstable();
+        ring.dedup();
+        Raise {
+            counter: self.counter(cell),
+            ring,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The only arithmetic on bytes: where a cell keeps chunk c in its node's segment, and which elements of a user's buffer a piece of chunk c
+//! is. It knows no rank's pointers and no data type but its size. Invariants: slots of different cells never overlap; the pieces
+//! of all chunks of a buffer cover each element exactly once; a piece never exceeds its slot.
+
+use crate::plan::{CellId, Collective, Piece, Plan};
+
+/// Bytes of the header in front of the data of every slot: one cache line.
+pub const HEADER: usize = 64;
+
+/// Where one plan's cells lie. The same on every rank; offsets are relative to what the plan was given on each node.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    slots: u64,
+    slot_bytes: usize,
+    /// By cell: its number among its node's cells (its counter).
+    counter: Vec<u32>,
+    /// By cell: its number among those of its node's cells that hold bytes.
+    data: Vec<u32>,
+    counters: Vec<usize>,
+    bytes: Vec<usize>,
+}
+
+impl Layout {
+    /// Lays out `plan` for pieces of at most `piece` bytes and `window` chunks in flight.
+    pub fn new(plan: &Plan, piece: usize, window: usize) -> Layout {
+        let nodes = plan.shape.nodes();
+        let slots = u64::from(plan.turns) * window as u64;
+        // One more line per slot keeps the slots of different cells from falling into the same cache sets at powers of two.
+        let slot_bytes = HEADER + piece.next_multiple_of(HEADER) + HEADER;
+        let mut counters = vec![0; nodes];
+        let mut filled = vec![0; nodes];
+        let (mut counter, mut data) = (Vec::new(), Vec::new());
+        for cell in &plan.cells {
+            let node = cell.node as usize;
+            counter.push(counters[node] as u32);
+            counters[node] += 1;
+            data.push(filled[node] as u32);
+            filled[node] += usize::from(cell.bytes);
+        }
+        let bytes = filled
+            .iter()
+            .map(|n| n * slots as usize * slot_bytes)
+            .collect();
+        Layout {
+            slots,
+            slot_bytes,
+            counter,
+            data,
+            counters,
+            bytes,
+        }
+    }
+
+    /// Counters the plan needs on `node`.
+    pub fn counters(&self, node: usize) -> usize {
+        self.counters[node]
+    }
+
+    /// Bytes of slots the plan needs on `node`.
+    pub fn bytes(&self, node: usize) -> usize {
+        self.bytes[node]
+    }
+
+    /// The cell's number among its node's counters.
+    pub fn counter(&self, cell: CellId) -> usize {
+        self.counter[cell.index()] as usize
+    }
+
+    /// Offset of the cell's first slot among its node's slots.
+    pub fn cell(&self, cell: CellId) -> usize {
+        self.data[cell.index()] as usize * self.slots as usize * self.slot_bytes
+    }
+
+    /// What to add to [`Layout::cell`] for chunk `chunk`.
+    pub fn slot(&self, chunk: u64) -> usize {
+        (chunk % self.slots) as usize * self.slot_bytes
+    }
+}
+
+/// How one call's buffers fall into blocks, chunks and pieces. Counts are in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Elements in a block, the last (divided) ones may be shorter.
+    stride: usize,
+    /// Elements that the divided buffer has in all; for shares, elements of one share.
+    count: usize,
+    divided: bool,
+    parts: usize,
+    /// Elements per piece.
+    piece: usize,
+    chunks: u64,
+}
+
+/// Elements to which divided blocks are rounded, so that with an aligned buffer every block starts on a cache line.
+const ROUND: usize = 64;
+
+impl Extent {
+    /// The extent of a call with `count` elements (per rank, for reduce_scatter's output and all_gather's input), in pieces of at most
+    /// `piece` bytes of elements of `size` bytes.
+    pub fn new(plan: &Plan, count: usize, size: usize, piece: usize) -> Extent {
+        let divided = !matches!(
+            plan.collective,
+            Collective::ReduceScatter | Collective::AllGather
+        );
+        let blocks = if divided { plan.blocks as usize } else { 1 };
+        let stride = if blocks > 1 {
+            count.div_ceil(blocks).next_multiple_of(ROUND)
+        } else {
+            count
+        };
+        let parts = plan.parts as usize;
+        let most = (piece / size).max(1);
+        let chunks = stride.div_ceil(parts * most).max(1);
+        // Spread evenly over chunks and parts: the last chunk is not a crumb, and every rank has its share.
+        let even = stride.div_ceil(parts * chunks).max(1);
+        let piece = even.next_multiple_of(ROUND.min(most)).min(most);
+        Extent {
+            stride,
+            count,
+            divided,
+            parts,
+            piece,
+            chunks: stride.div_ceil(parts * piece).max(1) as u64,
+        }
+    }
+
+    /// Chunks of the call; at least one, so that a call without elements is still compared with the others'.
+    pub fn chunks(&self) -> u64 {
+        self.chunks
+    }
+
+    /// First element and number of elements of `piece` in the call's `chunk`, relative to a buffer of all its blocks.
+    pub fn span(&self, piece: Piece, chunk: u64) -> (usize, usize) {
+        let block = piece.block as usize * self.stride;
+        let len = if self.divided {
+            self.stride.min(self.count.saturating_sub(block))
+        } else {
+            self.stride
+        };
+        let start = (chunk as usize * self.parts + piece.part as usize) * self.piece;
+        let start = start.min(len);
+        (block + start, self.piece.min(len - start))
+    }
+}

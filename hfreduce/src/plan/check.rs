@@ -1,0 +1,535 @@
+//! The proof of a plan, by abstract interpretation over one chunk: instead of bytes a cell holds the set of ranks whose input is in it.
+//! Only a plan that passes becomes a [`Checked`] plan, and only those run: that witness is what the `unsafe` code of the engine stands on.
+//! It knows nothing of memory; what it proves beside correctness are the facts the engine may use to avoid copies.
+
+use super::{Act, CellId, Collective, Piece, Plan, RankSet, Stage, flow::Flow};
+use std::collections::HashMap;
+
+/// A reason to refuse a plan. Stages and cells are named by index; `hfr plan show` prints them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant's text says what it is")]
+pub enum Flaw {
+    #[error("turns is {0}; a slot is used again after 1 or 2 windows")]
+    Turns(u32),
+    #[error("a plan has at least one block and one part")]
+    NoPieces,
+    #[error("stage {stage} names rank {rank}, which the group does not have")]
+    NoSuchRank { stage: usize, rank: u32 },
+    #[error("stage {stage} names cell {cell}, which the plan does not have")]
+    NoSuchCell { stage: usize, cell: u32 },
+    #[error("cell {cell} lies on node {node} but is rank {home}'s, of another node")]
+    HomeElsewhere { cell: u32, node: u32, home: u32 },
+    #[error("stage {stage} has no such piece: block {}, part {}", piece.block, piece.part)]
+    NoSuchPiece { stage: usize, piece: Piece },
+    #[error("stage {stage} reaches cell {cell}, which lies on another node")]
+    OutOfReach { stage: usize, cell: u32 },
+    #[error("stage {stage} puts into cell {cell} of its own node")]
+    PutAtHome { stage: usize, cell: u32 },
+    #[error("stage {stage} writes cell {cell}, which is not its rank's own")]
+    NotOwnCell { stage: usize, cell: u32 },
+    #[error("stage {stage} writes no cell, or the wrong kind of cell")]
+    WrongTarget { stage: usize },
+    #[error("stage {stage} reads bytes of cell {cell}, which is a token")]
+    NoBytes { stage: usize, cell: u32 },
+    #[error("stage {stage} reads cell {cell} before any stage writes it")]
+    NotWritten { stage: usize, cell: u32 },
+    #[error("stage {stage} writes cell {cell}, which is written already")]
+    WrittenTwice { stage: usize, cell: u32 },
+    #[error("stage {stage} takes a piece that rank {rank} has taken already")]
+    TakenTwice { stage: usize, rank: u32 },
+    #[error("stage {stage} gives a piece that rank {rank} was given already")]
+    GivenTwice { stage: usize, rank: u32 },
+    #[error("stage {stage} reduces nothing")]
+    NoTerms { stage: usize },
+    #[error("stage {stage} reduces pieces that do not belong together")]
+    Mixed { stage: usize },
+    #[error("stage {stage} adds the input of rank {rank} twice")]
+    AddedTwice { stage: usize, rank: u32 },
+    #[error("stage {stage} has a raw input behind a sum; raw inputs come first")]
+    RawAfterSum { stage: usize },
+    #[error("stage {stage} reduces a result that is complete already")]
+    FinishedTwice { stage: usize },
+    #[error("stage {stage} gives rank {rank} a piece of the wrong block or part")]
+    WrongPiece { stage: usize, rank: u32 },
+    #[error("stage {stage} gives rank {rank} a result without the input of rank {missing}")]
+    Incomplete {
+        stage: usize,
+        rank: u32,
+        missing: u32,
+    },
+    #[error("stage {stage} gives rank {rank} a result that the collective does not give it")]
+    Unwanted { stage: usize, rank: u32 },
+    #[error("stage {stage} gives rank {rank} an input that nothing was done to")]
+    NotReduced { stage: usize, rank: u32 },
+    #[error("rank {rank} is never given block {}, part {}", piece.block, piece.part)]
+    NeverGiven { rank: u32, piece: Piece },
+    #[error("rank {rank} can leave the barrier before rank {missing} has entered")]
+    Hole { rank: u32, missing: u32 },
+    #[error(
+        "cell {cell} may be overwritten while stage {reader} still reads it: nothing flows back from there to its writer"
+    )]
+    Overwritten { cell: u32, reader: usize },
+}
+
+/// Whether a taken piece must be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeAlias {
+    /// It is copied into the slot.
+    Copy,
+    /// Its one reader is the same rank, which may read its own buffer in place.
+    Own,
+    /// Its one reader is another rank of the node and this rank waits for what comes of it: a buffer in shared memory need not be copied.
+    Shared,
+}
+
+/// A `Give` that its `Reduce` may do on its own, by writing straight into the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// The stage of the `Give`.
+    pub give: usize,
+    /// Which term of the `Reduce` is the receiver's own input, whose header says where its output lies. `None`: the receiver is the
+    /// worker itself.
+    pub term: Option<usize>,
+}
+
+/// What the checker learned about a plan, by stage and by cell.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// For each `Take`: whether it must copy.
+    pub alias: HashMap<usize, TakeAlias>,
+    /// For each `Reduce`: the outputs it may write.
+    pub direct: HashMap<usize, Vec<Direct>>,
+    /// For each `Reduce`: how many leading terms are raw inputs.
+    pub raw: HashMap<usize, usize>,
+    /// For each `Reduce`: whether its result is complete (an average divides there).
+    pub last: HashMap<usize, bool>,
+    /// For each cell: the stage that writes it.
+    pub writer: Vec<Option<usize>>,
+    /// For each cell: the stages that read its bytes.
+    pub readers: Vec<Vec<usize>>,
+    /// For each cell: the stages that wait for it without reading bytes.
+    pub waiters: Vec<Vec<usize>>,
+}
+
+/// A plan that was proved right. There is no other way to get one than [`Plan::check`].
+#[derive(Clone, Debug)]
+pub struct Checked {
+    plan: Plan,
+    facts: Facts,
+}
+
+impl Checked {
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the proof found out.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+/// What a cell with bytes holds.
+#[derive(Clone)]
+struct Value {
+    piece: Piece,
+    ranks: RankSet,
+    raw: bool,
+}
+
+impl Plan {
+    /// Proves the plan, or says what is wrong with it.
+    pub fn check(self) -> Result<Checked, Flaw> {
+        let facts = Checker::new(&self).run()?;
+        Ok(Checked { plan: self, facts })
+    }
+
+    /// The block of the input that lies where block `block` of `rank`'s output lies when a call is in place.
+    pub fn input_under(&self, rank: u32, block: u32) -> Option<u32> {
+        match self.collective {
+            Collective::ReduceScatter => Some(rank),
+            Collective::AllGather => (block == rank).then_some(0),
+            Collective::Barrier => None,
+            _ => Some(block),
+        }
+    }
+
+    /// The block of the output that lies where block `block` of `rank`'s input lies when a call is in place.
+    pub fn output_over(&self, rank: u32, block: u32) -> Option<u32> {
+        match self.collective {
+            Collective::ReduceScatter => (block == rank).then_some(0),
+            Collective::AllGather => Some(rank),
+            Collective::Barrier => None,
+            _ => Some(block),
+        }
+    }
+
+    /// The input block that output block `block` of `rank` is made of, and whose: `None` is everybody's.
+    fn wanted(&self, rank: u32, block: u32) -> Option<(u32, Option<u32>)> {
+        match self.collective {
+            Collective::AllReduce => Some((block, None)),
+            Collective::ReduceScatter => Some((rank, None)),
+            Collective::AllGather => Some((0, Some(block))),
+            Collective::Broadcast { root } => Some((block, Some(root))),
+            Collective::Reduce { root } => (rank == root).then_some((block, None)),
+            Collective::Barrier => None,
+        }
+    }
+}
+
+struct Checker<'a> {
+    plan: &'a Plan,
+    ranks: usize,
+    facts: Facts,
+    values: Vec<Option<Value>>,
+    taken: HashMap<(u32, Piece), usize>,
+    given: HashMap<(u32, Piece), usize>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let cells = plan.cells.len();
+        Checker {
+            plan,
+            ranks: plan.shape.ranks(),
+            facts: Facts {
+                writer: vec![None; cells],
+                readers: vec![Vec::new(); cells],
+                waiters: vec![Vec::new(); cells],
+                ..Facts::default()
+            },
+            values: vec![None; cells],
+            taken: HashMap::new(),
+            given: HashMap::new(),
+        }
+    }
+
+    fn run(mut self) -> Result<Facts, Flaw> {
+        self.header()?;
+        for (i, stage) in self.plan.stages.iter().enumerate() {
+            self.reach(i, stage)?;
+            self.meaning(i, stage)?;
+            if let Some(to) = stage.to {
+                self.facts.writer[to.index()] = Some(i);
+            }
+        }
+        self.complete()?;
+        let flow = Flow::new(self.plan, &self.facts);
+        self.barrier(&flow)?;
+        flow.no_slot_overwritten(self.plan, &self.facts)?;
+        self.aliases(&flow);
+        Ok(self.facts)
+    }
+
+    fn header(&self) -> Result<(), Flaw> {
+        let plan = self.plan;
+        if !(1..=2).contains(&plan.turns) {
+            return Err(Flaw::Turns(plan.turns));
+        }
+        if plan.blocks == 0 || plan.parts == 0 {
+            return Err(Flaw::NoPieces);
+        }
+        for (i, cell) in plan.cells.iter().enumerate() {
+            let home = cell.home as usize;
+            if home >= self.ranks || plan.shape.node_of(home) != cell.node as usize {
+                return Err(Flaw::HomeElsewhere {
+                    cell: i as u32,
+                    node: cell.node,
+                    home: cell.home,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every cell exists, lies where the stage can reach it, and is written once and before it is read.
+    fn reach(&mut self, i: usize, stage: &Stage) -> Result<(), Flaw> {
+        let cells = &self.plan.cells;
+        if stage.worker as usize >= self.ranks {
+            return Err(Flaw::NoSuchRank {
+                stage: i,
+                rank: stage.worker,
+            });
+        }
+        let node = self.plan.shape.node_of(stage.worker as usize) as u32;
+        for cell in stage.waits().chain(stage.to) {
+            if cell.index() >= cells.len() {
+                return Err(Flaw::NoSuchCell {
+                    stage: i,
+                    cell: cell.0,
+                });
+            }
+        }
+        for cell in stage.waits() {
+            if cells[cell.index()].node != node {
+                return Err(Flaw::OutOfReach {
+                    stage: i,
+                    cell: cell.0,
+                });
+            }
+            if self.facts.writer[cell.index()].is_none() {
+                return Err(Flaw::NotWritten {
+                    stage: i,
+                    cell: cell.0,
+                });
+            }
+        }
+        for &cell in stage.reads() {
+            if !cells[cell.index()].bytes {
+                return Err(Flaw::NoBytes {
+                    stage: i,
+                    cell: cell.0,
+                });
+            }
+            self.facts.readers[cell.index()].push(i);
+        }
+        for &cell in &stage.after {
+            self.facts.waiters[cell.index()].push(i);
+        }
+        self.target(i, stage, node)
+    }
+
+    /// The cell a stage writes suits its act.
+    fn target(&self, i: usize, stage: &Stage, node: u32) -> Result<(), Flaw> {
+        let Some(to) = stage.to else {
+            return match stage.act {
+                Act::Give { .. } | Act::Wait => Ok(()),
+                _ => Err(Flaw::WrongTarget { stage: i }),
+            };
+        };
+        let cell = self.plan.cells[to.index()];
+        let (bytes, may_leave) = match stage.act {
+            Act::Take { .. } | Act::Reduce { .. } => (true, false),
+            Act::Put { .. } => (true, true),
+            Act::Give { .. } => (false, false),
+            Act::Signal => (false, true),
+            Act::Wait => return Err(Flaw::WrongTarget { stage: i }),
+        };
+        if cell.bytes != bytes {
+            return Err(Flaw::WrongTarget { stage: i });
+        }
+        if cell.node != node && !may_leave {
+            return Err(Flaw::OutOfReach {
+                stage: i,
+                cell: to.0,
+            });
+        }
+        if cell.node == node {
+            if matches!(stage.act, Act::Put { .. }) {
+                return Err(Flaw::PutAtHome {
+                    stage: i,
+                    cell: to.0,
+                });
+            }
+            if cell.home != stage.worker {
+                return Err(Flaw::NotOwnCell {
+                    stage: i,
+                    cell: to.0,
+                });
+            }
+        }
+        if self.facts.writer[to.index()].is_some() {
+            return Err(Flaw::WrittenTwice {
+                stage: i,
+                cell: to.0,
+            });
+        }
+        Ok(())
+    }
+
+    /// What the stage does to the sets of contributions.
+    fn meaning(&mut self, i: usize, stage: &Stage) -> Result<(), Flaw> {
+        let rank = stage.worker;
+        let value = match &stage.act {
+            Act::Take { piece } => {
+                self.piece(i, *piece, self.plan.input_blocks())?;
+                if self.taken.insert((rank, *piece), i).is_some() {
+                    return Err(Flaw::TakenTwice { stage: i, rank });
+                }
+                Some(Value {
+                    piece: *piece,
+                    ranks: RankSet::One(rank),
+                    raw: true,
+                })
+            }
+            Act::Reduce { terms } => Some(self.sum(i, terms)?),
+            Act::Put { from } => self.values[from.index()].clone(),
+            Act::Give { from, piece } => {
+                self.give(i, rank, *from, *piece)?;
+                None
+            }
+            Act::Signal | Act::Wait => None,
+        };
+        if let Some(to) = stage.to {
+            self.values[to.index()] = value;
+        }
+        Ok(())
+    }
+
+    fn piece(&self, stage: usize, piece: Piece, blocks: u32) -> Result<(), Flaw> {
+        if piece.block < blocks && piece.part < self.plan.parts {
+            Ok(())
+        } else {
+            Err(Flaw::NoSuchPiece { stage, piece })
+        }
+    }
+
+    fn sum(&mut self, i: usize, terms: &[CellId]) -> Result<Value, Flaw> {
+        let held = |c: &CellId| self.values[c.index()].as_ref().expect("cell with bytes");
+        let Some(first) = terms.first().map(held) else {
+            return Err(Flaw::NoTerms { stage: i });
+        };
+        let mut ranks = RankSet::empty();
+        let (mut raw, mut raw_over) = (0, false);
+        for value in terms.iter().map(held) {
+            if value.piece != first.piece {
+                return Err(Flaw::Mixed { stage: i });
+            }
+            if let Some(rank) = ranks.common(&value.ranks) {
+                return Err(Flaw::AddedTwice { stage: i, rank });
+            }
+            ranks.add(&value.ranks, self.ranks);
+            raw_over |= !value.raw;
+            if value.raw && raw_over {
+                return Err(Flaw::RawAfterSum { stage: i });
+            }
+            raw += usize::from(value.raw);
+        }
+        if !first.raw && first.ranks.len() == self.ranks {
+            return Err(Flaw::FinishedTwice { stage: i });
+        }
+        let piece = first.piece;
+        self.facts.raw.insert(i, raw);
+        self.facts.last.insert(i, ranks.len() == self.ranks);
+        Ok(Value {
+            piece,
+            ranks,
+            raw: false,
+        })
+    }
+
+    fn give(&mut self, i: usize, rank: u32, from: CellId, piece: Piece) -> Result<(), Flaw> {
+        self.piece(i, piece, self.plan.output_blocks())?;
+        if self.given.insert((rank, piece), i).is_some() {
+            return Err(Flaw::GivenTwice { stage: i, rank });
+        }
+        let Some((block, whose)) = self.plan.wanted(rank, piece.block) else {
+            return Err(Flaw::Unwanted { stage: i, rank });
+        };
+        let value = self.values[from.index()].as_ref().expect("cell with bytes");
+        if value.piece.block != block || value.piece.part != piece.part {
+            return Err(Flaw::WrongPiece { stage: i, rank });
+        }
+        match whose {
+            None => {
+                if let Some(missing) = value.ranks.first_missing(self.ranks) {
+                    return Err(Flaw::Incomplete {
+                        stage: i,
+                        rank,
+                        missing,
+                    });
+                }
+                if value.raw {
+                    return Err(Flaw::NotReduced { stage: i, rank });
+                }
+            }
+            Some(owner) => {
+                if !value.ranks.contains(owner) || value.ranks.len() != 1 {
+                    return Err(Flaw::Unwanted { stage: i, rank });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(&self) -> Result<(), Flaw> {
+        for rank in 0..self.ranks as u32 {
+            for block in 0..self.plan.output_blocks() {
+                if self.plan.wanted(rank, block).is_none() {
+                    continue;
+                }
+                for part in 0..self.plan.parts {
+                    let piece = Piece { block, part };
+                    if !self.given.contains_key(&(rank, piece)) {
+                        return Err(Flaw::NeverGiven { rank, piece });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn barrier(&self, flow: &Flow) -> Result<(), Flaw> {
+        if self.plan.collective != Collective::Barrier {
+            return Ok(());
+        }
+        for rank in 0..self.ranks {
+            let heard = flow.heard_by(self.plan, rank);
+            if let Some(missing) = heard.first_missing(self.ranks) {
+                return Err(Flaw::Hole {
+                    rank: rank as u32,
+                    missing,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Which copies the engine may leave out. In place, a rank's output piece lies on its input piece. That is never torn: what is given
+    /// to a rank there contains its own input (`give` proved it), so every path from taking that input to giving the output goes
+    /// through the input's one reader.
+    fn aliases(&mut self, flow: &Flow) {
+        for (&(rank, _), &take) in &self.taken {
+            let cell = self.plan.stages[take].to.expect("a take writes a cell");
+            let alias = match self.facts.readers[cell.index()][..] {
+                [one] => {
+                    let reader = &self.plan.stages[one];
+                    if !matches!(reader.act, Act::Reduce { .. } | Act::Give { .. }) {
+                        TakeAlias::Copy
+                    } else if reader.worker == rank {
+                        TakeAlias::Own
+                    } else if flow.reaches(one, rank) {
+                        TakeAlias::Shared
+                    } else {
+                        TakeAlias::Copy
+                    }
+                }
+                _ => TakeAlias::Copy,
+            };
+            self.facts.alias.insert(take, alias);
+        }
+        for (i, stage) in self.plan.stages.iter().enumerate() {
+            let (Act::Reduce { terms }, Some(to)) = (&stage.act, stage.to) else {
+                continue;
+            };
+            let direct = self.facts.readers[to.index()]
+                .iter()
+                .filter_map(|&give| self.direct(stage.worker, terms, give))
+                .collect();
+            self.facts.direct.insert(i, direct);
+        }
+    }
+
+    fn direct(&self, worker: u32, terms: &[CellId], give: usize) -> Option<Direct> {
+        let stage = &self.plan.stages[give];
+        let Act::Give { piece, .. } = stage.act else {
+            return None;
+        };
+        if stage.worker == worker {
+            return Some(Direct { give, term: None });
+        }
+        let block = self.plan.input_under(stage.worker, piece.block)?;
+        let under = Piece {
+            block,
+            part: piece.part,
+        };
+        let take = *self.taken.get(&(stage.worker, under))?;
+        let own = self.plan.stages[take].to?;
+        let term = terms.iter().position(|&t| t == own)?;
+        Some(Direct {
+            give,
+            term: Some(term),
+        })
+    }
+}

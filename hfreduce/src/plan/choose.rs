@@ -1,0 +1,171 @@
+//! Which plan, how large a piece, how wide a window: one formula over a plan's counted cost and a model of the machine, in the manner of the
+//! alpha-beta model (a start-up time per step, a time per byte). All ranks evaluate it on the same numbers and so agree.
+//!
+//! For a plan, a buffer of `m` bytes and pieces of `z` bytes there are `k = m / (pieces * z)` chunks, and
+//!
+//! ```text
+//! work(rank)  = stages * step + messages * send + z * ((2 copied + added + reduced) * byte + (sent + received) * wire)
+//! busy        = max over nodes of max(work of a rank, work of all its ranks / min(ranks, cores))
+//! latency     = steps * step' + hops * (hop + z * wire) + z * byte * (added + copied of the busiest rank)
+//! time        = latency + k * busy
+//! window      = latency / busy + 1, within 2 ..= 8
+//! ```
+//!
+//! `step'` is the price of handing over to another rank: a cache line when every rank has a core, a wake-up when they share cores.
+
+use super::{Cost, Shape};
+
+/// The machine, in seconds and bytes per second as far as the choice needs it. All ranks of a group use rank 0's.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Model {
+    /// Cores that the ranks of one node may use.
+    pub cores: usize,
+    /// Seconds the engine needs per stage.
+    pub step: f64,
+    /// Seconds from a raised counter to the other rank going on, when both have a core.
+    pub hand_over: f64,
+    /// The same when ranks share cores: one is put to sleep and another woken.
+    pub wake: f64,
+    /// Seconds to start a message to another node.
+    pub send: f64,
+    /// Seconds until a message without bytes has arrived there.
+    pub hop: f64,
+    /// Seconds per byte read or written in memory, by one core.
+    pub byte: f64,
+    /// Seconds per byte on the wire, one way, of one rank.
+    pub wire: f64,
+    /// The smallest and the largest piece considered, in bytes.
+    pub piece: (usize, usize),
+}
+
+impl Model {
+    /// Figures of an ordinary server core with a 25 GB/s copy rate, and of TCP or of shared memory between the nodes.
+    /// They only have to be right within a factor of two: they decide between plans whose times cross.
+    pub fn usual(cores: usize, wire: &str) -> Model {
+        let (send, hop, wire) = match wire {
+            "tcp" => (4e-6, 25e-6, 1.0 / 3e9),
+            _ => (0.2e-6, 1e-6, 1.0 / 10e9),
+        };
+        Model {
+            cores: cores.max(1),
+            step: 60e-9,
+            hand_over: 0.3e-6,
+            wake: 4e-6,
+            send,
+            hop,
+            byte: 1.0 / 25e9,
+            wire,
+            piece: (4 << 10, 256 << 10),
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Bytes of the larger buffer.
+    pub bytes: usize,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// Index of the plan among the candidates.
+    pub plan: usize,
+    /// Bytes per piece.
+    pub piece: usize,
+    /// Expected seconds.
+    pub seconds: f64,
+}
+
+/// The candidate that is fastest by the formula, with its best piece size (a power of two within the model's bounds).
+pub fn choose(model: &Model, shape: &Shape, candidates: &[Cost], wanted: Wanted) -> Choice {
+    let mut best = Choice {
+        plan: 0,
+        piece: model.piece.0,
+        seconds: f64::INFINITY,
+    };
+    for (plan, cost) in candidates.iter().enumerate() {
+        let terms = Terms::of(model, shape, cost);
+        let mut piece = model.piece.0;
+        while piece <= model.piece.1 {
+            let seconds = terms.time(wanted.bytes, piece);
+            if seconds < best.seconds {
+                best = Choice {
+                    plan,
+                    piece,
+                    seconds,
+                };
+            }
+            piece *= 2;
+        }
+    }
+    best
+}
+
+impl Model {
+    /// How many chunks must be in flight for the busiest rank never to wait for the pipeline to fill.
+    pub fn window(&self, shape: &Shape, cost: &Cost, piece: usize) -> usize {
+        let terms = Terms::of(self, shape, cost);
+        let z = piece as f64;
+        let chunks = terms.latency(z) / terms.busy(z).max(1e-9);
+        (chunks.ceil() as usize + 1).clamp(2, 8)
+    }
+}
+
+/// The formula's sums, as a fixed part and a part per byte of piece.
+struct Terms {
+    busy: (f64, f64),
+    latency: (f64, f64),
+    pieces: usize,
+}
+
+impl Terms {
+    fn of(model: &Model, shape: &Shape, cost: &Cost) -> Terms {
+        let mut busy = (0.0f64, 0.0f64);
+        for node in 0..shape.nodes() {
+            let mut all = (0.0, 0.0);
+            for rank in shape.ranks_of(node) {
+                let r = &cost.ranks[rank];
+                let fixed = r.stages as f64 * model.step + r.messages as f64 * model.send;
+                let moved = (2 * r.copied + r.added + r.reduced) as f64 * model.byte;
+                let wired = (r.sent + r.received) as f64 * model.wire;
+                busy = (busy.0.max(fixed), busy.1.max(moved + wired));
+                all = (all.0 + fixed, all.1 + moved + wired);
+            }
+            let share = shape.on(node).min(model.cores) as f64;
+            busy = (busy.0.max(all.0 / share), busy.1.max(all.1 / share));
+        }
+        let shared = shape.widest() > model.cores;
+        let hand_over = if shared { model.wake } else { model.hand_over };
+        let widest = cost
+            .ranks
+            .iter()
+            .map(|r| r.copied + r.added)
+            .max()
+            .unwrap_or(0) as f64;
+        Terms {
+            busy,
+            latency: (
+                cost.steps as f64 * hand_over + cost.hops as f64 * model.hop,
+                cost.hops as f64 * model.wire + widest * model.byte,
+            ),
+            pieces: cost.pieces,
+        }
+    }
+
+    fn busy(&self, z: f64) -> f64 {
+        self.busy.0 + z * self.busy.1
+    }
+
+    fn latency(&self, z: f64) -> f64 {
+        self.latency.0 + z * self.latency.1
+    }
+
+    fn time(&self, bytes: usize, piece: usize) -> f64 {
+        let whole = (bytes as f64 / self.pieces as f64).max(1.0);
+        let z = whole.min(piece as f64);
+        let chunks = (whole / z).ceil();
+        self.latency(z) + chunks * self.busy(z)
+    }
+}

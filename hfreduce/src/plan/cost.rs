@@ -1,0 +1,107 @@
+//! What a plan costs, counted from its stages: steps on the longest path, and per rank the pieces copied, added, sent and received per chunk.
+//! Counts, not seconds: `choose` turns them into time with a model of the machine.
+
+use super::{Act, Plan};
+
+/// What one rank does per chunk, in pieces (a piece is the buffer's chunk divided by [`Cost::pieces`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RankCost {
+    /// Pieces copied between the rank's buffers and slots.
+    pub copied: usize,
+    /// Terms read by additions.
+    pub added: usize,
+    /// Additions: each writes one piece, however many terms it has.
+    pub reduced: usize,
+    /// Pieces put to other nodes.
+    pub sent: usize,
+    /// Pieces received from other nodes.
+    pub received: usize,
+    /// Stages, those without bytes too.
+    pub stages: usize,
+    /// Messages to other nodes, tokens too.
+    pub messages: usize,
+}
+
+/// The cost of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Stages on the longest path through one chunk.
+    pub steps: usize,
+    /// Messages between nodes on the path that has most of them.
+    pub hops: usize,
+    /// Pieces that make up the larger of the input's and the output's chunk.
+    pub pieces: usize,
+    /// By rank.
+    pub ranks: Vec<RankCost>,
+}
+
+impl Plan {
+    /// Counts the plan's cost.
+    pub fn cost(&self) -> Cost {
+        let mut ranks = vec![RankCost::default(); self.shape.ranks()];
+        let mut at = vec![(0usize, 0usize); self.cells.len()];
+        let (mut steps, mut hops) = (0, 0);
+        for stage in &self.stages {
+            let node = self.shape.node_of(stage.worker as usize) as u32;
+            let mine = &mut ranks[stage.worker as usize];
+            mine.stages += 1;
+            match &stage.act {
+                Act::Take { .. } | Act::Give { .. } => mine.copied += 1,
+                Act::Reduce { terms } => {
+                    mine.added += terms.len();
+                    mine.reduced += 1;
+                }
+                Act::Put { .. } => mine.sent += 1,
+                Act::Signal | Act::Wait => {}
+            }
+            let away = stage.to.filter(|c| self.cells[c.index()].node != node);
+            let (mut step, mut hop) = (0, 0);
+            for cell in stage.waits() {
+                step = step.max(at[cell.index()].0);
+                hop = hop.max(at[cell.index()].1);
+            }
+            step += usize::from(stage.act != Act::Wait);
+            hop += usize::from(away.is_some());
+            steps = steps.max(step);
+            hops = hops.max(hop);
+            if let Some(to) = stage.to {
+                at[to.index()] = (step, hop);
+            }
+            if let Some(to) = away {
+                ranks[stage.worker as usize].messages += 1;
+                if matches!(stage.act, Act::Put { .. }) {
+                    ranks[self.cells[to.index()].home as usize].received += 1;
+                }
+            }
+        }
+        Cost {
+            steps,
+            hops,
+            pieces: (self.input_blocks().max(self.output_blocks()) * self.parts).max(1) as usize,
+            ranks,
+        }
+    }
+}
+
+impl Cost {
+    /// The largest value over all ranks, as a multiple of the buffer's bytes.
+    pub fn most(&self, count: impl Fn(&RankCost) -> usize) -> f64 {
+        self.ranks.iter().map(count).max().unwrap_or(0) as f64 / self.pieces as f64
+    }
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} steps, {} hops between nodes; per rank at most, in buffers: sent {:.3}, received {:.3}, added {:.3}, copied {:.3}; {} stages",
+            self.steps,
+            self.hops,
+            self.most(|r| r.sent),
+            self.most(|r| r.received),
+            self.most(|r| r.added),
+            self.most(|r| r.copied),
+            self.ranks.iter().map(|r| r.stages).max().unwrap_or(0),
+        )
+    }
+}
