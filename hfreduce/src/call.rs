@@ -1,10 +1,7 @@
 //! A call as its fellow ranks see it: what is compared before data is touched. The header of a slot is this, plus where the bytes lie.
 //! Invariant: `Header` is one cache line without padding, so that it can cross the wire as it is.
 
-use crate::{
-    dtype::DType,
-    plan::Collective,
-};
+use crate::{dtype::DType, op::ReduceOp, plan::Collective};
 use bytemuck::{Pod, Zeroable};
 
 /// What all ranks must agree on.
@@ -21,7 +18,7 @@ pub struct Call {
     pub collective: u8,
     /// `DType` as a number.
     pub dtype: u8,
-    /// `ReduceOp::code`, or 0 where nothing is reduced.
+    /// 1 + `ReduceOp::code`, or 0 where nothing is reduced.
     pub op: u8,
     /// Reserved, zero.
     pub zero: u8,
@@ -63,8 +60,8 @@ impl std::fmt::Display for Call {
         }
         let dtype = DType::from_code(self.dtype).map_or("unknown", |d| d.name());
         write!(f, " of {} {dtype}", self.count)?;
-        if self.op != 0 {
-            write!(f, " {}", crate::op::ReduceOp::name_of(self.op))?;
+        if let Some(op) = ReduceOp::ALL.iter().find(|op| op.code() + 1 == self.op) {
+            write!(f, " {}", op.name())?;
         }
         if self.root != u32::MAX {
             write!(f, " root {}", self.root)?;

@@ -51,6 +51,16 @@ impl Layout {
         }
     }
 
+    /// Slots per cell.
+    pub fn slots(&self) -> u64 {
+        self.slots
+    }
+
+    /// Bytes from one slot of a cell to its next.
+    pub fn slot_bytes(&self) -> usize {
+        self.slot_bytes
+    }
+
     /// Counters the plan needs on `node`.
     pub fn counters(&self, node: usize) -> usize {
         self.counters[node]
@@ -71,10 +81,6 @@ impl Layout {
         self.data[cell.index()] as usize * self.slots as usize * self.slot_bytes
     }
 
-    /// What to add to [`Layout::cell`] for chunk `chunk`.
-    pub fn slot(&self, chunk: u64) -> usize {
-        (chunk % self.slots) as usize * self.slot_bytes
-    }
 }
 
 /// How one call's buffers fall into blocks, chunks and pieces. Counts are in elements.

@@ -62,6 +62,8 @@ pub enum Op {
     Reduce {
         /// In the plan's order.
         terms: Vec<Term>,
+        /// The piece they are of.
+        part: Piece,
         /// Leading raw inputs.
         raw: usize,
         /// Whether the result is complete.
@@ -77,6 +79,8 @@ pub enum Op {
     Put {
         /// Receiving rank.
         peer: usize,
+        /// The piece it carries.
+        part: Piece,
         /// First slot here.
         from: usize,
         /// First slot there.
@@ -233,6 +237,7 @@ impl Compiler<'_> {
                 let to = stage.to.expect("a put writes a cell");
                 Op::Put {
                     peer: peer(to),
+                    part: self.piece(to),
                     from: self.slot(*from),
                     to: self.slot(to),
                     counter: self.counter(to),
@@ -285,12 +290,17 @@ impl Compiler<'_> {
         let targets: Vec<_> = direct.iter().filter(nameable).map(target).collect();
         Op::Reduce {
             terms: terms.iter().map(term).collect(),
+            part: self.piece(to),
             raw: facts.raw[&i],
             last: facts.last[&i],
             slot: self.slot(to),
             shared: facts.readers[to.index()].len() > targets.len(),
             targets,
         }
+    }
+
+    fn piece(&self, cell: CellId) -> Piece {
+        self.checked.facts().piece[cell.index()].expect("a cell with bytes")
     }
 
     fn slot(&self, cell: CellId) -> usize {

@@ -2,7 +2,7 @@
 //! Which block an element belongs to depends on its position in the buffer alone, so the order of addition does too.
 
 use super::{CellId, Collective, Piece, Plan, Shape};
-use hfr_topology::{ring::Ring, tree::Tree};
+use hfr_topology::{Tree, ring::ring};
 
 impl Plan {
     /// All pieces of a buffer that the plan divides.
@@ -73,26 +73,22 @@ impl Plan {
     /// travels round once more. Each node sends exactly 2 (n-1)/n of the buffer, in 2 (n-1) steps.
     pub fn all_reduce_ring(shape: &Shape) -> Plan {
         let nodes = shape.nodes();
-        let ring = Ring::new(nodes);
+        let ring = ring(nodes);
         let mut plan = Plan::new("ring", shape, Collective::AllReduce);
         plan.divide(nodes);
         for piece in plan.pieces() {
-            let mut node = ring.next(piece.block as usize);
             let mut carried = None;
-            for _ in 0..nodes {
+            for node in ring.reduce_path(piece.block as usize) {
                 let owner = plan.owner(node, piece);
                 let mut terms = plan.take_all(node, piece);
                 terms.extend(carried.map(|cell| plan.send(cell, owner)));
                 carried = Some(plan.reduce(owner, terms));
-                node = ring.next(node);
             }
-            let mut node = piece.block as usize;
             let mut cell = carried.expect("a ring has a node");
-            for _ in 0..nodes {
+            for node in ring.gather_path(piece.block as usize) {
                 let owner = plan.owner(node, piece);
                 cell = plan.send(cell, owner);
                 plan.give_all(node, cell, piece);
-                node = ring.next(node);
             }
         }
         plan

@@ -107,6 +107,8 @@ pub struct Facts {
     pub writer: Vec<Option<usize>>,
     /// For each cell: the stages that read its bytes.
     pub readers: Vec<Vec<usize>>,
+    /// For each cell with bytes: which piece of the input it holds (or holds the sum of).
+    pub piece: Vec<Option<Piece>>,
     /// For each cell: the stages that wait for it without reading bytes.
     pub waiters: Vec<Vec<usize>>,
 }
@@ -219,6 +221,7 @@ impl<'a> Checker<'a> {
         self.barrier(&flow)?;
         flow.no_slot_overwritten(self.plan, &self.facts)?;
         self.aliases(&flow);
+        self.facts.piece = self.values.iter().map(|v| v.as_ref().map(|v| v.piece)).collect();
         Ok(self.facts)
     }
 

@@ -2,7 +2,7 @@
 //! wrote it (broadcast, reduce), tokens do, because the proof of slot reuse fails without them.
 
 use super::{CellId, Collective, Piece, Plan, Shape};
-use hfr_topology::tree::Tree;
+use hfr_topology::Tree;
 
 impl Plan {
     /// Reduce_scatter: each node adds its ranks' pieces of every block and sends the sum straight to the rank whose block it is, which adds the

@@ -1,0 +1,266 @@
+//! What a step does to memory. This is where the bytes are touched, and why it is sound: plans are [`Checked`](crate::plan::Checked), so
+//! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on the
+//! board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
+
+use super::{Engine, Fault, Job, Op, Target, Term};
+use crate::{
+    call::Header,
+    kernel::{self, Store},
+    layout::HEADER,
+    plan::{Piece, TakeAlias},
+};
+
+/// Results for several receivers are computed in blocks of this many bytes, so that all but the first copy come out of the nearest cache.
+const BLOCK: usize = 8 << 10;
+
+impl Engine {
+    /// Does a step that is done at once. `chunk` counts from the job's first; `slot` is added to slot offsets.
+    pub(super) fn act(
+        &mut self,
+        run: usize,
+        i: usize,
+        job: &Job,
+        chunk: u64,
+        slot: usize,
+    ) -> Result<(), Fault> {
+        match self.runs[run].steps[i].op {
+            Op::Take {
+                piece,
+                slot: first,
+                alias,
+                over,
+            } => {
+                self.take(job, chunk, piece, first + slot, alias, over);
+                Ok(())
+            }
+            Op::Give {
+                from,
+                writer,
+                piece,
+            } => self.give(job, chunk, from + slot, writer, piece),
+            Op::Reduce { .. } => self.reduce(run, i, job, chunk, slot),
+            Op::Nothing => Ok(()),
+            Op::Put { .. } | Op::SignalAway { .. } => unreachable!("puts are begun by `begin`"),
+        }
+    }
+
+    fn write_header(&self, at: usize, header: Header) {
+        let place = self.segment.at(at, HEADER).cast::<Header>();
+        // SAFETY: inside the segment, aligned to a cache line, and this rank is the slot's only writer until it raises the counter.
+        unsafe { place.write(header) }
+    }
+
+    /// The header of a slot that is ready, if it belongs to our call.
+    fn read_header(&self, at: usize, job: &Job, writer: u32) -> Result<Header, Fault> {
+        let place = self.segment.at(at, HEADER).cast::<Header>();
+        // SAFETY: inside the segment, aligned, written before the counter was raised and not again before we are done.
+        let header = unsafe { place.read() };
+        if header.call != job.call {
+            return Err(Fault::Mismatch {
+                rank: writer,
+                theirs: header.call,
+                ours: job.call,
+            });
+        }
+        Ok(header)
+    }
+
+    /// Where the bytes of a ready slot lie.
+    fn data(&self, at: usize, header: &Header, bytes: usize) -> *const u8 {
+        match header.data {
+            0 => self.segment.at(at + HEADER, bytes),
+            offset => self.segment.at(offset as usize - 1, bytes),
+        }
+    }
+
+    fn take(
+        &mut self,
+        job: &Job,
+        chunk: u64,
+        piece: Piece,
+        at: usize,
+        alias: TakeAlias,
+        over: Option<Piece>,
+    ) {
+        if alias == TakeAlias::Own {
+            return;
+        }
+        let (source, count) = job.input(piece, chunk);
+        let bytes = count * job.size;
+        let mut header = Header {
+            call: job.call,
+            ..Header::default()
+        };
+        if let Some(over) = over {
+            let (target, count) = job.output(over, chunk);
+            header.output = self.segment.offset_of(target, count * job.size).map_or(0, |o| o as u64 + 1);
+        }
+        match self.segment.offset_of(source, bytes) {
+            Some(offset) if alias == TakeAlias::Shared => header.data = offset as u64 + 1,
+            _ => {
+                let target = self.segment.at(at + HEADER, bytes);
+                // SAFETY: the job promises the input; the slot is ours until its counter is raised.
+                unsafe { kernel::copy(source, target, bytes, Store::Cached) }
+            }
+        }
+        self.write_header(at, header);
+    }
+
+    fn give(
+        &mut self,
+        job: &Job,
+        chunk: u64,
+        at: usize,
+        writer: u32,
+        piece: Piece,
+    ) -> Result<(), Fault> {
+        let header = self.read_header(at, job, writer)?;
+        if self.me != 0 && header.given & self.me != 0 {
+            return Ok(());
+        }
+        let (target, count) = job.output(piece, chunk);
+        let bytes = count * job.size;
+        let source = self.data(at, &header, bytes);
+        if source != target.cast_const() {
+            // SAFETY: the job promises the output, the proof the slot; they do not overlap unless equal.
+            unsafe { kernel::copy(source, target, bytes, job.store) }
+        }
+        Ok(())
+    }
+
+    fn reduce(
+        &mut self,
+        run: usize,
+        i: usize,
+        job: &Job,
+        chunk: u64,
+        slot: usize,
+    ) -> Result<(), Fault> {
+        let mut sources = std::mem::take(&mut self.terms);
+        let mut targets = std::mem::take(&mut self.targets);
+        sources.clear();
+        targets.clear();
+        let done = self.gather(run, i, job, chunk, slot, &mut sources, &mut targets);
+        let done = done.map(|(header, count, raw, last, at)| {
+            add(job, &sources, &targets, raw, last, count);
+            self.write_header(at, header);
+        });
+        self.terms = sources;
+        self.targets = targets;
+        done
+    }
+
+    /// Resolves a reduction's terms and targets to addresses; all headers are compared here, before any byte is read.
+    #[allow(clippy::type_complexity, clippy::too_many_arguments, reason = "one caller, just above")]
+    fn gather(
+        &self,
+        run: usize,
+        i: usize,
+        job: &Job,
+        chunk: u64,
+        slot: usize,
+        sources: &mut Vec<*const u8>,
+        targets: &mut Vec<*mut u8>,
+    ) -> Result<(Header, usize, usize, bool, usize), Fault> {
+        let Op::Reduce {
+            terms,
+            part,
+            raw,
+            last,
+            slot: to,
+            targets: wanted,
+            shared,
+        } = &self.runs[run].steps[i].op
+        else {
+            unreachable!("called for a reduction")
+        };
+        let count = job.extent.span(*part, chunk).1;
+        let bytes = count * job.size;
+        let mut outputs = [0u64; 64];
+        for (t, term) in terms.iter().enumerate() {
+            match *term {
+                Term::Own(piece) => sources.push(job.input(piece, chunk).0),
+                Term::Slot(from, writer) => {
+                    let header = self.read_header(from + slot, job, writer)?;
+                    sources.push(self.data(from + slot, &header, bytes));
+                    if t < outputs.len() {
+                        outputs[t] = header.output;
+                    }
+                }
+            }
+        }
+        let at = to + slot;
+        let mut header = Header {
+            call: job.call,
+            ..Header::default()
+        };
+        let mut left_over = *shared;
+        for target in wanted {
+            match *target {
+                Target::Own(piece) => {
+                    targets.push(job.output(piece, chunk).0);
+                    header.given |= self.me;
+                }
+                Target::Of(term, bit) => match outputs.get(term) {
+                    Some(&output) if output != 0 => {
+                        targets.push(self.segment.at(output as usize - 1, bytes));
+                        header.given |= bit;
+                    }
+                    _ => left_over = true,
+                },
+            }
+        }
+        if left_over {
+            targets.push(self.segment.at(at + HEADER, bytes));
+        }
+        Ok((header, count, *raw, *last, at))
+    }
+}
+
+/// Adds all sources into all targets, element by element in the order of the sources.
+fn add(
+    job: &Job,
+    sources: &[*const u8],
+    targets: &[*mut u8],
+    raw: usize,
+    last: bool,
+    count: usize,
+) {
+    let Some(kernel) = &job.kernel else {
+        unreachable!("a collective that reduces has a kernel")
+    };
+    let Some((&first, others)) = targets.split_first() else {
+        return;
+    };
+    if others.is_empty() {
+        // SAFETY: all sources are readable and the target writable for `count` elements: slots by the plan's proof, user memory by the
+        // job's promise; the target is one of the sources or disjoint from them.
+        unsafe { kernel.reduce(sources, raw, first, count, last, Store::Cached) };
+        return;
+    }
+    let block = BLOCK / job.size;
+    let mut shifted = [std::ptr::null(); 64];
+    let mut heap = Vec::new();
+    let shifted: &mut [*const u8] = if sources.len() <= shifted.len() {
+        &mut shifted[..sources.len()]
+    } else {
+        heap.resize(sources.len(), std::ptr::null());
+        &mut heap
+    };
+    let mut at = 0;
+    while at < count {
+        let n = block.min(count - at);
+        let offset = at * job.size;
+        for (s, source) in shifted.iter_mut().zip(sources) {
+            *s = source.wrapping_add(offset);
+        }
+        let first = first.wrapping_add(offset);
+        // SAFETY: as above, for a part of the elements.
+        unsafe { kernel.reduce(shifted, raw, first, n, last, Store::Cached) };
+        for &other in others {
+            // SAFETY: all sources of this part have been read; the targets are distinct pieces of memory.
+            unsafe { kernel::copy(first, other.wrapping_add(offset), n * job.size, job.store) };
+        }
+        at += n;
+    }
+}

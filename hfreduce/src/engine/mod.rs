@@ -1,0 +1,421 @@
+//! The engine: runs one rank's steps of the installed plans. It knows no clock, no lock and no waiting: `step` does what can be done now
+//! and says whether that was anything. The same engine runs on threads, on processes over shared memory and wires, and in the
+//! simulator's virtual time. Invariant: a step of chunk c begins only when its gates are open and all the rank's steps of chunk
+//! c - window are done (the window rule on which the checker's proof stands).
+
+mod act;
+mod compile;
+mod job;
+
+pub use compile::{Gate, Op, Place, Program, Raise, Step, Target, Term, compile};
+pub use job::{Job, JobId};
+
+use crate::{call::Call, layout::HEADER};
+use hfr_transport::{
+    Event, Notice, Put, Segment, Transport,
+    shm::{Board, Doorbell},
+};
+use std::{collections::VecDeque, sync::Arc};
+
+/// Why the engine cannot go on.
+#[derive(Debug)]
+pub enum Fault {
+    /// Another rank's call is not ours.
+    Mismatch {
+        /// Who made the other call.
+        rank: u32,
+        /// What it called.
+        theirs: Call,
+        /// What we called.
+        ours: Call,
+    },
+    /// A wire failed.
+    Wire {
+        /// The wire's own words.
+        error: hfr_transport::Error,
+        /// The call that ran.
+        ours: Option<Call>,
+    },
+}
+
+/// A step that waits for another rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// The plan's stage.
+    pub stage: usize,
+    /// Chunk of the call.
+    pub chunk: u64,
+    /// The rank it waits for.
+    pub rank: u32,
+    /// The call it is part of.
+    pub call: Call,
+}
+
+/// One installed plan: its steps, how far each has come, and the jobs that are running on it.
+struct Run {
+    steps: Vec<Step>,
+    /// By step: chunks begun.
+    begun: Vec<u64>,
+    /// By step: chunks done.
+    done: Vec<u64>,
+    /// The least of `done`.
+    floor: u64,
+    /// Chunks that have a job.
+    end: u64,
+    window: u64,
+    slots: u64,
+    slot_bytes: usize,
+    jobs: VecDeque<(u64, Job)>,
+}
+
+/// One rank's engine.
+pub struct Engine {
+    segment: Arc<Segment>,
+    board: Board,
+    bells: Vec<Doorbell>,
+    /// Bit of the own local rank in a header's word of given ranks; 0 for local ranks it cannot name.
+    me: u64,
+    transport: Option<Box<dyn Transport>>,
+    runs: Vec<Run>,
+    active: Vec<usize>,
+    /// By counter of this node: whom to wake when a put to this rank raises it.
+    arrivals: Vec<Option<Raise>>,
+    events: Vec<Event>,
+    terms: Vec<*const u8>,
+    targets: Vec<*mut u8>,
+    budget: usize,
+}
+
+// SAFETY: the raw pointers in `terms` and `targets` are scratch space that is empty between steps.
+unsafe impl Send for Engine {}
+
+/// Chunk bits of a notice; the rest is the number of the counter. Only a check: notices of one counter arrive in order.
+const CHUNK_BITS: u32 = 12;
+
+/// Counters a node's board may have, so that their numbers fit into a notice.
+pub const MAX_COUNTERS: usize = 1 << (32 - CHUNK_BITS);
+
+impl Engine {
+    /// An engine for the rank with local rank `local`, over its node's segment and board; `bells` are those of all its node's ranks in order.
+    /// Without a transport only plans that stay inside the node can be installed.
+    pub fn new(
+        segment: Arc<Segment>,
+        board: Board,
+        bells: Vec<Doorbell>,
+        local: usize,
+        transport: Option<Box<dyn Transport>>,
+    ) -> Engine {
+        Engine {
+            segment,
+            board,
+            bells,
+            me: if local < 64 { 1 << local } else { 0 },
+            transport,
+            runs: Vec::new(),
+            active: Vec::new(),
+            arrivals: Vec::new(),
+            events: Vec::with_capacity(64),
+            terms: Vec::with_capacity(64),
+            targets: Vec::with_capacity(64),
+            budget: usize::MAX,
+        }
+    }
+
+    /// Lets each `step` do at most so many acts: the simulator's way to stop anywhere.
+    pub fn set_budget(&mut self, acts: usize) {
+        self.budget = acts;
+    }
+
+    /// The wire to the other nodes.
+    pub fn transport(&mut self) -> Option<&mut Box<dyn Transport>> {
+        self.transport.as_mut()
+    }
+
+    /// Takes over a plan, laid out at `place` on every node; returns its number for [`Engine::submit`]. All ranks install the
+    /// same plans in the same order, on counters that read zero.
+    pub fn install(
+        &mut self,
+        program: Program,
+        layout: &crate::layout::Layout,
+        window: usize,
+    ) -> usize {
+        for raise in program.arrivals {
+            let counter = raise.counter;
+            if self.arrivals.len() <= counter {
+                self.arrivals.resize_with(counter + 1, || None);
+            }
+            self.arrivals[counter] = Some(raise);
+        }
+        let steps = program.steps.len();
+        self.runs.push(Run {
+            begun: vec![0; steps],
+            done: vec![0; steps],
+            floor: 0,
+            end: 0,
+            window: window as u64,
+            slots: layout.slots(),
+            slot_bytes: layout.slot_bytes(),
+            jobs: VecDeque::with_capacity(64),
+            steps: program.steps,
+        });
+        self.runs.len() - 1
+    }
+
+    /// Forgets all installed plans but the first `keep`. Only when nothing runs, on any rank.
+    pub fn uninstall(&mut self, keep: usize, counters: usize) {
+        debug_assert!(self.active.is_empty());
+        self.runs.truncate(keep);
+        self.arrivals.truncate(counters);
+    }
+
+    /// Starts a job on an installed plan, behind the jobs that are running on it.
+    ///
+    /// # Safety
+    /// The job's pointers must be good for its extent, the output for nobody but the engine, until [`Engine::finished`] says so or the
+    /// engine is never stepped again. Input and output must be equal where they overlap as the plan says, or not overlap.
+    pub unsafe fn submit(&mut self, run: usize, job: Job) -> JobId {
+        let id = run;
+        let run = &mut self.runs[run];
+        let base = run.end;
+        run.end += job.extent.chunks();
+        run.jobs.push_back((base, job));
+        if run.steps.is_empty() {
+            run.floor = run.end;
+        }
+        if !self.active.contains(&id) {
+            self.active.push(id);
+        }
+        JobId {
+            run: id,
+            end: self.runs[id].end,
+        }
+    }
+
+    /// Whether this rank has done its part of the job.
+    pub fn finished(&self, job: JobId) -> bool {
+        self.runs[job.run].floor >= job.end
+    }
+
+    /// Whether any job is running.
+    pub fn busy(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// Does what can be done now. `Ok(false)`: nothing could.
+    pub fn step(&mut self) -> Result<bool, Fault> {
+        let mut moved = self.poll()?;
+        let mut acts = self.budget;
+        let mut i = 0;
+        while i < self.active.len() {
+            let run = self.active[i];
+            moved |= self.pass(run, &mut acts)?;
+            let r = &mut self.runs[run];
+            while r.jobs.front().is_some_and(|(base, job)| base + job.extent.chunks() <= r.floor) {
+                r.jobs.pop_front();
+                moved = true;
+            }
+            if r.jobs.is_empty() {
+                self.active.swap_remove(i);
+            } else {
+                i += 1;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// One chunk of every step that can do one.
+    fn pass(&mut self, run: usize, acts: &mut usize) -> Result<bool, Fault> {
+        let mut moved = false;
+        for i in 0..self.runs[run].steps.len() {
+            if *acts == 0 {
+                break;
+            }
+            let r = &mut self.runs[run];
+            let chunk = r.begun[i];
+            if chunk >= r.end.min(r.floor + r.window) || !Self::open(&self.board, &mut r.steps[i], chunk)
+            {
+                continue;
+            }
+            self.begin(run, i, chunk)?;
+            *acts -= 1;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn open(board: &Board, step: &mut Step, chunk: u64) -> bool {
+        step.gates.iter_mut().all(|gate| {
+            if gate.seen <= chunk {
+                gate.seen = board.load(gate.counter);
+            }
+            gate.seen > chunk
+        })
+    }
+
+    /// Begins one step of one chunk; all but puts are done at once.
+    fn begin(&mut self, run: usize, i: usize, chunk: u64) -> Result<(), Fault> {
+        let r = &mut self.runs[run];
+        r.begun[i] += 1;
+        let slot = (chunk % r.slots) as usize * r.slot_bytes;
+        let &(base, job) = r
+            .jobs
+            .iter()
+            .find(|(base, job)| chunk < base + job.extent.chunks())
+            .expect("every chunk below `end` has a job");
+        match r.steps[i].op {
+            Op::Put {
+                peer,
+                part,
+                from,
+                to,
+                counter,
+            } => {
+                let put = Put {
+                    peer,
+                    from: from + slot,
+                    len: HEADER + job.extent.span(part, chunk - base).1 * job.size,
+                    to: to + slot,
+                    notice: notice(counter, chunk),
+                    ticket: (run as u64) << 32 | i as u64,
+                };
+                self.put(put, job.call)
+            }
+            Op::SignalAway { peer, counter } => {
+                let put = Put {
+                    peer,
+                    from: 0,
+                    len: 0,
+                    to: 0,
+                    notice: notice(counter, chunk),
+                    ticket: (run as u64) << 32 | i as u64,
+                };
+                self.put(put, job.call)
+            }
+            _ => {
+                self.act(run, i, &job, chunk - base, slot)?;
+                self.finish(run, i);
+                Ok(())
+            }
+        }
+    }
+
+    fn put(&mut self, put: Put, ours: Call) -> Result<(), Fault> {
+        let Some(transport) = &mut self.transport else {
+            unreachable!("a plan that leaves the node was installed without a transport");
+        };
+        transport.put(put).map_err(|error| Fault::Wire {
+            error,
+            ours: Some(ours),
+        })
+    }
+
+    /// A step of its next chunk is done.
+    fn finish(&mut self, run: usize, i: usize) {
+        let r = &mut self.runs[run];
+        let chunk = r.done[i];
+        r.done[i] += 1;
+        if let Some(raise) = &r.steps[i].raise {
+            self.board.store(raise.counter, chunk + 1);
+            for &local in &raise.ring {
+                self.bells[local].ring();
+            }
+        }
+        if chunk == r.floor {
+            r.floor = r.done.iter().copied().min().unwrap_or(r.end);
+        }
+    }
+
+    /// Lets the wire make progress and takes what it reports.
+    fn poll(&mut self) -> Result<bool, Fault> {
+        let Some(transport) = &mut self.transport else {
+            return Ok(false);
+        };
+        let mut events = std::mem::take(&mut self.events);
+        let polled = transport.poll(&mut events);
+        let moved = !events.is_empty();
+        for event in events.drain(..) {
+            match event {
+                Event::Sent { ticket } => {
+                    self.finish((ticket >> 32) as usize, (ticket & u64::from(u32::MAX)) as usize);
+                }
+                Event::Arrived { notice, .. } => self.arrived(notice),
+            }
+        }
+        self.events = events;
+        match polled {
+            Ok(()) => Ok(moved),
+            Err(error) => Err(Fault::Wire {
+                error,
+                ours: self.current(),
+            }),
+        }
+    }
+
+    fn arrived(&mut self, notice: Notice) {
+        let counter = (notice.0 >> CHUNK_BITS) as usize;
+        let raise = self.arrivals.get(counter).and_then(Option::as_ref);
+        let raise = raise.expect("a notice names a counter of an installed plan");
+        let chunk = self.board.load(counter);
+        assert_eq!(
+            chunk & ((1 << CHUNK_BITS) - 1),
+            u64::from(notice.0) & ((1 << CHUNK_BITS) - 1),
+            "notices of one counter arrive in order"
+        );
+        self.board.store(counter, chunk + 1);
+        for &local in &raise.ring {
+            self.bells[local].ring();
+        }
+    }
+
+    /// The call that is furthest behind.
+    pub fn current(&self) -> Option<Call> {
+        let run = self.active.first()?;
+        self.runs[*run].jobs.front().map(|(_, job)| job.call)
+    }
+
+    /// Which steps wait for which other ranks, for reports. Steps that wait for this rank's own are left out.
+    pub fn blocked(&self, rank: u32) -> Vec<Blocked> {
+        let mut found: Vec<Blocked> = Vec::new();
+        for &run in &self.active {
+            let r = &self.runs[run];
+            for (i, step) in r.steps.iter().enumerate() {
+                let sending = r.begun[i] > r.done[i];
+                let chunk = if sending { r.done[i] } else { r.begun[i] };
+                if chunk >= r.end.min(r.floor + r.window) {
+                    continue;
+                }
+                let Some((base, job)) = r.jobs.iter().find(|(b, j)| chunk < b + j.extent.chunks())
+                else {
+                    continue;
+                };
+                let mut waits_for = |other: u32| {
+                    if other != rank && !found.iter().any(|b| b.rank == other) {
+                        found.push(Blocked {
+                            stage: step.stage,
+                            chunk: chunk.saturating_sub(*base),
+                            rank: other,
+                            call: job.call,
+                        });
+                    }
+                };
+                if sending {
+                    if let Op::Put { peer, .. } | Op::SignalAway { peer, .. } = step.op {
+                        waits_for(peer as u32);
+                    }
+                    continue;
+                }
+                for gate in &step.gates {
+                    if self.board.load(gate.counter) <= chunk {
+                        waits_for(gate.writer);
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+fn notice(counter: usize, chunk: u64) -> Notice {
+    debug_assert!(counter < MAX_COUNTERS);
+    Notice((counter as u32) << CHUNK_BITS | (chunk & ((1 << CHUNK_BITS) - 1)) as u32)
+}
