@@ -34,8 +34,8 @@ pub fn rotated(n: usize, trees: &[Tree], turns: usize) -> Vec<Tree> {
 /// The trees that carry an all-reduce over `n` nodes, each with 1/len of the buffer; the first two are the double tree.
 ///
 /// For 3 <= n <= [`FOREST_LIMIT`] there are n of them, and every node sends exactly 2(n-1)/n bytes per byte of the buffer,
-/// which is the bound. Fewer would not do: an end of the path has 1 neighbour, an inner place 2 or 3, and only n places taken
-/// once each come to the mean. For other n it is the double tree: at n <= 2 it is even already, above the limit nearly.
+/// which is the bound. An even share needs n to divide 2(n-1) times the number of trees, so at least n/2 trees; n of them
+/// do it whatever their shape. For other n it is the double tree: at n <= 2 it is even already, above the limit nearly.
 ///
 /// ```text
 ///   n even: both trees, turned by 0, 2, 4, ... : n/2 turns of two trees. Turning by two keeps a label in even places or in
