@@ -1,0 +1,57 @@
+//! Double trees over zones: parts of a network with much bandwidth inside and little between them.
+//!
+//! A double tree over plainly numbered nodes crosses between two halves four times or more. Here each zone has a double tree
+//! of its own, and the zones are joined root to root. It knows the zones' sizes and nothing of their links. Invariant: each
+//! tree has exactly `zones - 1` edges that leave a zone, which is the least that can connect them.
+
+use crate::double_tree::double_tree;
+use crate::tree::Tree;
+
+/// The double tree over zones of the given sizes. Labels are consecutive by zone: zone 0 has `0..zone_sizes[0]`, and so on.
+///
+/// Inside each zone there is [`double_tree`]; the roots are joined by the double tree over the zones. So a zone whose root
+/// forwards to two other zones in one tree is (nearly always) a leaf among the zones in the other.
+///
+/// ```text
+///   sizes 4, 3: first tree              second tree
+///
+///        zone 0          zone 1              zone 0          zone 1
+///        0 ------------- 4                   3 ------------- 5 (root)
+///         \               \                 /                 \
+///          2               6               1                   4
+///         / \             /               / \                 /
+///        1   3           5               0   2               6
+/// ```
+///
+/// Depth: at most that of the deepest zone, plus ceil(log2 of the number of zones). Children of a zone's root: its one child
+/// inside the zone and at most two other zones. One zone gives plainly [`double_tree`].
+///
+/// # Panics
+/// When there is no zone, or one of size 0.
+pub fn zoned_double_tree(zone_sizes: &[usize]) -> [Tree; 2] {
+    let over_zones = double_tree(zone_sizes.len());
+    let in_zones: Vec<[Tree; 2]> = zone_sizes.iter().map(|&size| double_tree(size)).collect();
+    [0, 1].map(|which| {
+        let inner: Vec<&Tree> = in_zones.iter().map(|pair| &pair[which]).collect();
+        join(&over_zones[which], &inner)
+    })
+}
+
+/// One tree out of one per zone: the root of zone z hangs under the root of the zone above z in `over_zones`.
+fn join(over_zones: &Tree, zones: &[&Tree]) -> Tree {
+    let mut first_label = Vec::with_capacity(zones.len());
+    let mut n = 0;
+    for zone in zones {
+        first_label.push(n);
+        n += zone.len();
+    }
+    let mut parent = Vec::with_capacity(n);
+    for (z, zone) in zones.iter().enumerate() {
+        let above = over_zones.parent[z].map(|up| first_label[up] + zones[up].root);
+        parent.extend(zone.parent.iter().map(|up| match *up {
+            Some(up) => Some(first_label[z] + up),
+            None => above,
+        }));
+    }
+    Tree::from_parents(parent)
+}
