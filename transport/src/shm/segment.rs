@@ -1,13 +1,27 @@
 //! The segment: one block of memory that all ranks of a node map. It hands out addresses and nothing else; what lies
-//! where is the caller's layout. Invariant: `base` stays mapped, at one address in this process, as long as the `Segment` lives.
+//! where is the caller's layout. Its length is virtual: pages cost memory from when they are reserved or first touched.
+//! Invariant: `base` stays mapped, at one address in this process, as long as the `Segment` lives.
 
+use super::backing::{self, Backing};
+use super::error::Error;
+use rustix::fs::{self, FileType};
+use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::ptr::NonNull;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::{self, NonNull};
 
 /// One node's block of shared memory. Offsets are bytes from its start and are the same in every process.
+#[derive(Debug)]
 pub struct Segment {
     base: NonNull<u8>,
     len: usize,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Heap,
+    Mapped { fd: OwnedFd, backing: Backing },
 }
 
 // SAFETY: the segment only hands out raw addresses; whoever dereferences them answers for the ordering.
@@ -22,7 +36,86 @@ impl Segment {
         // SAFETY: the layout has a non-zero size.
         let raw = unsafe { alloc_zeroed(layout) };
         let base = NonNull::new(raw).unwrap_or_else(|| handle_alloc_error(layout));
-        Segment { base, len }
+        Segment {
+            base,
+            len,
+            memory: Memory::Heap,
+        }
+    }
+
+    /// A segment of `len` bytes, zeroed, that other processes can map: a memfd, or where the system refuses that (a seccomp
+    /// filter, an old kernel) a nameless file in /dev/shm. `len` is virtual and may be far more than there is memory:
+    /// `reserve` what will be used. `name_hint` shows up in /proc/PID/maps and nowhere else.
+    pub fn create(name_hint: &str, len: usize) -> Result<Segment, Error> {
+        let memfd = match Segment::create_in(name_hint, len, Backing::Memfd) {
+            Ok(segment) => return Ok(segment),
+            Err(error) => error,
+        };
+        Segment::create_in(name_hint, len, Backing::DevShm).map_err(|shm| {
+            let cause = format!(
+                "no shared memory for a segment: {}, and then {}",
+                memfd.cause, shm.cause
+            );
+            let remedy = if shm.remedy.is_empty() {
+                memfd.remedy
+            } else {
+                shm.remedy
+            };
+            Error::new(cause, remedy)
+        })
+    }
+
+    /// As `create`, with the pages from where the caller says and from nowhere else.
+    pub fn create_in(name_hint: &str, len: usize, backing: Backing) -> Result<Segment, Error> {
+        let fd = backing::file(name_hint, len as u64, backing)?;
+        Segment::map(fd, len, backing)
+    }
+
+    /// Maps a segment that another process (or this one) created and whose `fd` it handed out.
+    pub fn attach(fd: OwnedFd) -> Result<Segment, Error> {
+        let stat = fs::fstat(&fd)
+            .map_err(|errno| Error::call("asking for the length of a segment", errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::new(
+                "the file descriptor that was passed is no segment",
+                "",
+            ));
+        }
+        // Only a memfd knows seals; a file of a mount answers with an error.
+        let backing = match fs::fcntl_get_seals(&fd) {
+            Ok(seals) if seals.contains(fs::SealFlags::SHRINK) => Backing::Memfd,
+            _ => Backing::DevShm,
+        };
+        let len = usize::try_from(stat.st_size)
+            .map_err(|_| Error::new("the segment is longer than addresses reach", ""))?;
+        Segment::map(fd, len, backing)
+    }
+
+    fn map(fd: OwnedFd, len: usize, backing: Backing) -> Result<Segment, Error> {
+        if len == 0 {
+            return Err(Error::new("a segment of 0 bytes cannot be mapped", ""));
+        }
+        let (access, flags) = (
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED | MapFlags::NORESERVE,
+        );
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let base =
+            unsafe { mm::mmap(ptr::null_mut(), len, access, flags, &fd, 0) }.map_err(|errno| {
+                Error::new(
+                    format!("mapping a segment of {len} bytes failed: {errno}"),
+                    "raise the limit of virtual memory (ulimit -v unlimited)",
+                )
+            })?;
+        // A core dump with every slot of a node in it helps nobody. A kernel that does not know the advice is no harm.
+        // SAFETY: the range was mapped just now, and the advice changes no bytes.
+        let _ = unsafe { mm::madvise(base, len, Advice::LinuxDontDump) };
+        let base = NonNull::new(base.cast::<u8>()).expect("mmap never returns address 0 unasked");
+        Ok(Segment {
+            base,
+            len,
+            memory: Memory::Mapped { fd, backing },
+        })
     }
 
     /// Length in bytes.
@@ -33,6 +126,58 @@ impl Segment {
     /// Whether the segment holds no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The file descriptor to hand to other processes; `None` for a heap segment, which cannot be passed.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.memory {
+            Memory::Heap => None,
+            Memory::Mapped { fd, .. } => Some(fd.as_fd()),
+        }
+    }
+
+    /// Where the pages come from; `None` for a heap segment.
+    pub fn backing(&self) -> Option<Backing> {
+        match &self.memory {
+            Memory::Heap => None,
+            Memory::Mapped { backing, .. } => Some(*backing),
+        }
+    }
+
+    /// Makes sure that `offset..offset + bytes` has memory, so that touching it later can neither raise SIGBUS nor wake the
+    /// out-of-memory killer. What lies there already stays as it is, but counts as needed once more: reserve a range once.
+    /// After an error a part of the range may have been reserved.
+    ///
+    /// # Panics
+    /// When the range does not lie inside the segment.
+    pub fn reserve(&self, offset: usize, bytes: usize) -> Result<(), Error> {
+        self.at(offset, bytes);
+        match &self.memory {
+            Memory::Mapped { fd, backing } if bytes > 0 => {
+                backing::reserve(fd.as_fd(), offset as u64, bytes as u64, *backing)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the memory of `offset..offset + bytes` back to the system. Its bytes read as zero from then on, in every
+    /// process; nobody may be using them. Pages that lie only partly in the range are zeroed in that part and kept.
+    ///
+    /// # Panics
+    /// When the range does not lie inside the segment.
+    pub fn release(&self, offset: usize, bytes: usize) -> Result<(), Error> {
+        let at = self.at(offset, bytes);
+        match &self.memory {
+            Memory::Mapped { fd, .. } if bytes > 0 => {
+                backing::release(fd.as_fd(), offset as u64, bytes as u64)
+            }
+            Memory::Mapped { .. } => Ok(()),
+            Memory::Heap => {
+                // SAFETY: the range lies inside the allocation, and the caller says that nobody uses it.
+                unsafe { ptr::write_bytes(at, 0, bytes) };
+                Ok(())
+            }
+        }
     }
 
     /// The address of `offset`.
@@ -52,8 +197,17 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        let layout = Layout::from_size_align(self.len.max(1), 4096).expect("segment length");
-        // SAFETY: allocated in `heap` with this very layout, freed once.
-        unsafe { dealloc(self.base.as_ptr(), layout) }
+        match self.memory {
+            Memory::Heap => {
+                let layout =
+                    Layout::from_size_align(self.len.max(1), 4096).expect("segment length");
+                // SAFETY: allocated in `heap` with this very layout, freed once.
+                unsafe { dealloc(self.base.as_ptr(), layout) }
+            }
+            Memory::Mapped { .. } => {
+                // SAFETY: mapped in `map` with this length, unmapped once; no address outlives its segment by contract of `at`.
+                let _ = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
+            }
+        }
     }
 }
