@@ -1,5 +1,8 @@
 //! All-reduce on the CPU for data-parallel training.
 
+pub mod call;
 pub mod dtype;
 pub mod kernel;
+pub mod layout;
 pub mod op;
+pub mod plan;

@@ -6,6 +6,7 @@ mod all_reduce;
 mod check;
 mod choose;
 mod cost;
+mod family;
 mod flow;
 mod others;
 mod set;
@@ -14,6 +15,7 @@ mod show;
 
 pub use check::{Checked, Facts, Flaw, TakeAlias};
 pub use choose::{Choice, Model, Wanted, choose};
+pub use family::{candidates, checked};
 pub use cost::{Cost, RankCost};
 pub use set::RankSet;
 pub use shape::Shape;
