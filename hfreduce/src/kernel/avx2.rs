@@ -85,7 +85,10 @@ unsafe fn mul8(a: __m256i, b: __m256i) -> __m256i {
     unsafe {
         let even = _mm256_mullo_epi16(a, b);
         let odd = _mm256_mullo_epi16(_mm256_srli_epi16::<8>(a), _mm256_srli_epi16::<8>(b));
-        _mm256_or_si256(_mm256_and_si256(even, _mm256_set1_epi16(0xff)), _mm256_slli_epi16::<8>(odd))
+        _mm256_or_si256(
+            _mm256_and_si256(even, _mm256_set1_epi16(0xff)),
+            _mm256_slli_epi16::<8>(odd),
+        )
     }
 }
 
@@ -125,12 +128,54 @@ macro_rules! ints {
     };
 }
 
-ints!(i8, _mm256_set1_epi8 as i8, _mm256_add_epi8, mul8, _mm256_min_epi8, _mm256_max_epi8);
-ints!(u8, _mm256_set1_epi8 as i8, _mm256_add_epi8, mul8, _mm256_min_epu8, _mm256_max_epu8);
-ints!(i32, _mm256_set1_epi32 as i32, _mm256_add_epi32, _mm256_mullo_epi32, _mm256_min_epi32, _mm256_max_epi32);
-ints!(u32, _mm256_set1_epi32 as i32, _mm256_add_epi32, _mm256_mullo_epi32, _mm256_min_epu32, _mm256_max_epu32);
-ints!(i64, _mm256_set1_epi64x as i64, _mm256_add_epi64, mul64, min64::<0>, max64::<0>);
-ints!(u64, _mm256_set1_epi64x as i64, _mm256_add_epi64, mul64, min64::<{ i64::MIN }>, max64::<{ i64::MIN }>);
+ints!(
+    i8,
+    _mm256_set1_epi8 as i8,
+    _mm256_add_epi8,
+    mul8,
+    _mm256_min_epi8,
+    _mm256_max_epi8
+);
+ints!(
+    u8,
+    _mm256_set1_epi8 as i8,
+    _mm256_add_epi8,
+    mul8,
+    _mm256_min_epu8,
+    _mm256_max_epu8
+);
+ints!(
+    i32,
+    _mm256_set1_epi32 as i32,
+    _mm256_add_epi32,
+    _mm256_mullo_epi32,
+    _mm256_min_epi32,
+    _mm256_max_epi32
+);
+ints!(
+    u32,
+    _mm256_set1_epi32 as i32,
+    _mm256_add_epi32,
+    _mm256_mullo_epi32,
+    _mm256_min_epu32,
+    _mm256_max_epu32
+);
+ints!(
+    i64,
+    _mm256_set1_epi64x as i64,
+    _mm256_add_epi64,
+    mul64,
+    min64::<0>,
+    max64::<0>
+);
+ints!(
+    u64,
+    _mm256_set1_epi64x as i64,
+    _mm256_add_epi64,
+    mul64,
+    min64::<{ i64::MIN }>,
+    max64::<{ i64::MIN }>
+);
 
 #[inline(always)]
 unsafe fn min64<const FLIP: i64>(a: __m256i, b: __m256i) -> __m256i {

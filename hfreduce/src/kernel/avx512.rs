@@ -86,7 +86,10 @@ unsafe fn mul8(a: __m512i, b: __m512i) -> __m512i {
     unsafe {
         let even = _mm512_mullo_epi16(a, b);
         let odd = _mm512_mullo_epi16(_mm512_srli_epi16::<8>(a), _mm512_srli_epi16::<8>(b));
-        _mm512_or_si512(_mm512_and_si512(even, _mm512_set1_epi16(0xff)), _mm512_slli_epi16::<8>(odd))
+        _mm512_or_si512(
+            _mm512_and_si512(even, _mm512_set1_epi16(0xff)),
+            _mm512_slli_epi16::<8>(odd),
+        )
     }
 }
 
@@ -104,12 +107,54 @@ macro_rules! ints {
     };
 }
 
-ints!(i8, _mm512_set1_epi8 as i8, _mm512_add_epi8, mul8, _mm512_min_epi8, _mm512_max_epi8);
-ints!(u8, _mm512_set1_epi8 as i8, _mm512_add_epi8, mul8, _mm512_min_epu8, _mm512_max_epu8);
-ints!(i32, _mm512_set1_epi32 as i32, _mm512_add_epi32, _mm512_mullo_epi32, _mm512_min_epi32, _mm512_max_epi32);
-ints!(u32, _mm512_set1_epi32 as i32, _mm512_add_epi32, _mm512_mullo_epi32, _mm512_min_epu32, _mm512_max_epu32);
-ints!(i64, _mm512_set1_epi64 as i64, _mm512_add_epi64, _mm512_mullo_epi64, _mm512_min_epi64, _mm512_max_epi64);
-ints!(u64, _mm512_set1_epi64 as i64, _mm512_add_epi64, _mm512_mullo_epi64, _mm512_min_epu64, _mm512_max_epu64);
+ints!(
+    i8,
+    _mm512_set1_epi8 as i8,
+    _mm512_add_epi8,
+    mul8,
+    _mm512_min_epi8,
+    _mm512_max_epi8
+);
+ints!(
+    u8,
+    _mm512_set1_epi8 as i8,
+    _mm512_add_epi8,
+    mul8,
+    _mm512_min_epu8,
+    _mm512_max_epu8
+);
+ints!(
+    i32,
+    _mm512_set1_epi32 as i32,
+    _mm512_add_epi32,
+    _mm512_mullo_epi32,
+    _mm512_min_epi32,
+    _mm512_max_epi32
+);
+ints!(
+    u32,
+    _mm512_set1_epi32 as i32,
+    _mm512_add_epi32,
+    _mm512_mullo_epi32,
+    _mm512_min_epu32,
+    _mm512_max_epu32
+);
+ints!(
+    i64,
+    _mm512_set1_epi64 as i64,
+    _mm512_add_epi64,
+    _mm512_mullo_epi64,
+    _mm512_min_epi64,
+    _mm512_max_epi64
+);
+ints!(
+    u64,
+    _mm512_set1_epi64 as i64,
+    _mm512_add_epi64,
+    _mm512_mullo_epi64,
+    _mm512_min_epu64,
+    _mm512_max_epu64
+);
 
 impl Float for __m512 {
     type Bits = __m512i;

@@ -227,7 +227,10 @@ unsafe fn e4m3_to_f16<R: Register>(a: R) -> R {
         // seeeemmm00000000 becomes s0eeeemmm0000000; all ones in e and m is NaN, and f16 needs a full exponent to say so.
         let moved = R::and(R::shift_right_signed16::<1>(a), R::splat16(0xbf80));
         let ones = R::splat16(0x3f80);
-        R::or(moved, R::and(R::equal16(R::and(moved, ones), ones), R::splat16(0x7e00)))
+        R::or(
+            moved,
+            R::and(R::equal16(R::and(moved, ones), ones), R::splat16(0x7e00)),
+        )
     }
 }
 
@@ -237,7 +240,10 @@ unsafe fn f16_to_e4m3<R: Register>(a: R) -> R {
     unsafe {
         let rounded = round16::<R, 7>(a);
         let magnitude = R::and(R::shift_right16::<7>(rounded), R::splat16(0x7f));
-        R::or(magnitude, R::and(R::shift_right16::<8>(rounded), R::splat16(0x80)))
+        R::or(
+            magnitude,
+            R::and(R::shift_right16::<8>(rounded), R::splat16(0x80)),
+        )
     }
 }
 
