@@ -2,10 +2,16 @@
 //! It knows element types and operations, nothing of plans, cells or ranks beyond their number. Invariants: every variant
 //! gives the same bits as the scalar one; sums run in the order of the terms; nothing allocates.
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod avx2;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod avx512;
 mod copy;
 mod lanes;
 mod scalar;
 mod select;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod vector;
 
 use crate::dtype::DType;
 use crate::op::ReduceOp;
@@ -45,7 +51,15 @@ impl Variant {
 
     /// Whether this machine can run the variant. Under miri only `Scalar` is: it interprets no vector instructions of ours.
     pub fn is_available(self) -> bool {
-        self == Variant::Scalar
+        match self {
+            Variant::Scalar => true,
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Variant::Avx2 => avx2::Avx2::is_available(),
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Variant::Avx512 => avx512::Avx512::is_available(),
+            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+            Variant::Avx2 | Variant::Avx512 => false,
+        }
     }
 
     /// The name in flags and reports.
@@ -58,7 +72,14 @@ impl Variant {
     }
 
     fn select(self, dtype: DType, op: ReduceOp) -> Option<Run> {
-        scalar::select(dtype, op)
+        match self {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Variant::Avx2 => vector::select::<avx2::Avx2>(dtype, op),
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Variant::Avx512 => vector::select::<avx512::Avx512>(dtype, op),
+            // Elsewhere the others are not available, and `Kernel::new` has said so.
+            _ => scalar::select(dtype, op),
+        }
     }
 }
 
