@@ -37,7 +37,7 @@ fn frames_larger_than_every_buffer_and_frames_without_bytes_arrive_in_order() {
     let [(mut a, from), (mut b, to)] = pair(len);
     for i in 0..len {
         // SAFETY: inside the segment, which no put uses yet.
-        unsafe { from.at(i, 1).write((i * 31 >> 3) as u8) };
+        unsafe { from.at(i, 1).write(((i * 31) >> 3) as u8) };
     }
     let sizes = [0, 5 << 20, 0, 1, 24, INBOX_AND_ONE, 7, 2 << 20];
     let (mut at, mut sent, mut arrived) = (0, Vec::new(), Vec::new());
