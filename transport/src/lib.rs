@@ -3,6 +3,8 @@
 //! node's segment with a 32-bit notice, and the meaning of both is the caller's.
 
 pub mod shm;
+pub mod sim;
+pub mod tcp;
 pub mod wire;
 
 pub use wire::{Error, Event, Notice, PeerAddress, Put, Transport};
