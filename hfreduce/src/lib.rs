@@ -2,7 +2,9 @@
 
 pub mod call;
 pub mod dtype;
+pub mod engine;
 pub mod kernel;
 pub mod layout;
 pub mod op;
 pub mod plan;
+pub mod simulate;

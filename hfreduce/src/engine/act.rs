@@ -44,6 +44,12 @@ impl Engine {
         }
     }
 
+    /// The offset of memory that lies in this node's segment, as registered buffers do.
+    fn offset_of(&self, address: *const u8, bytes: usize) -> Option<usize> {
+        let offset = (address as usize).checked_sub(self.segment.at(0, 0) as usize)?;
+        (offset <= self.segment.len() && bytes <= self.segment.len() - offset).then_some(offset)
+    }
+
     fn write_header(&self, at: usize, header: Header) {
         let place = self.segment.at(at, HEADER).cast::<Header>();
         // SAFETY: inside the segment, aligned to a cache line, and this rank is the slot's only writer until it raises the counter.
@@ -93,9 +99,9 @@ impl Engine {
         };
         if let Some(over) = over {
             let (target, count) = job.output(over, chunk);
-            header.output = self.segment.offset_of(target, count * job.size).map_or(0, |o| o as u64 + 1);
+            header.output = self.offset_of(target, count * job.size).map_or(0, |o| o as u64 + 1);
         }
-        match self.segment.offset_of(source, bytes) {
+        match self.offset_of(source, bytes) {
             Some(offset) if alias == TakeAlias::Shared => header.data = offset as u64 + 1,
             _ => {
                 let target = self.segment.at(at + HEADER, bytes);

@@ -3,7 +3,7 @@
 
 use crate::{
     layout::Layout,
-    plan::{Act, CellId, Checked, Piece, TakeAlias},
+    plan::{Act, CellId, Checked, Direct, Piece, TakeAlias},
 };
 
 /// What a plan was given on every node: where its slots begin in the node's segment and where its counters begin on the node's board.
@@ -273,7 +273,7 @@ impl Compiler<'_> {
             }
         };
         let direct = &facts.direct[&i];
-        let target = |d: &crate::plan::Direct| {
+        let target = |d: &Direct| {
             let give = &plan.stages[d.give];
             match (d.term, &give.act) {
                 (None, Act::Give { piece, .. }) => Target::Own(*piece),
@@ -284,7 +284,7 @@ impl Compiler<'_> {
             }
         };
         // The word of bits in a header names 64 local ranks; those behind are given a copy as if they had ordinary memory.
-        let nameable = |d: &&crate::plan::Direct| {
+        let nameable = |d: &&Direct| {
             plan.shape.local(plan.stages[d.give].worker as usize) < 64
         };
         let targets: Vec<_> = direct.iter().filter(nameable).map(target).collect();

@@ -12,8 +12,8 @@ pub use job::{Job, JobId};
 
 use crate::{call::Call, layout::HEADER};
 use hfr_transport::{
-    Event, Notice, Put, Segment, Transport,
-    shm::{Board, Doorbell},
+    Event, Notice, Put, Transport,
+    shm::{Board, Doorbell, Segment},
 };
 use std::{collections::VecDeque, sync::Arc};
 

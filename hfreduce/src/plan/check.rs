@@ -488,14 +488,12 @@ impl<'a> Checker<'a> {
             let alias = match self.facts.readers[cell.index()][..] {
                 [one] => {
                     let reader = &self.plan.stages[one];
-                    if !matches!(reader.act, Act::Reduce { .. } | Act::Give { .. }) {
-                        TakeAlias::Copy
-                    } else if reader.worker == rank {
-                        TakeAlias::Own
-                    } else if flow.reaches(one, rank) {
-                        TakeAlias::Shared
-                    } else {
-                        TakeAlias::Copy
+                    match reader.act {
+                        Act::Reduce { .. } if reader.worker == rank => TakeAlias::Own,
+                        Act::Reduce { .. } | Act::Give { .. } if flow.reaches(one, rank) => {
+                            TakeAlias::Shared
+                        }
+                        _ => TakeAlias::Copy,
                     }
                 }
                 _ => TakeAlias::Copy,

@@ -13,7 +13,7 @@ mod set;
 mod shape;
 mod show;
 
-pub use check::{Checked, Facts, Flaw, TakeAlias};
+pub use check::{Checked, Direct, Facts, Flaw, TakeAlias};
 pub use choose::{Choice, Model, Wanted, choose};
 pub use family::{candidates, checked};
 pub use cost::{Cost, RankCost};

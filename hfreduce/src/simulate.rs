@@ -1,0 +1,408 @@
+//! Runs a plan with the real engine, in virtual time, in one thread, from a seed: ranks step in random order and stop anywhere, the wire is
+//! as late and unordered as its contract allows, and as soon as a rank's call is done its input is scribbled over. Every element of
+//! every output is compared. What the proof says can be watched here; what the proof would refuse goes wrong here.
+
+use crate::{
+    call::Call,
+    dtype::DType,
+    engine::{Engine, Fault, Job, JobId, Place, compile},
+    kernel::{Kernel, Store, Variant},
+    layout::{Extent, Layout},
+    op::ReduceOp,
+    plan::{Checked, Collective, Plan},
+};
+use hfr_transport::{
+    Transport,
+    shm::{Board, DOORBELL_BYTES, Doorbell, Segment},
+    sim::{self, SimNet},
+};
+use std::sync::Arc;
+
+/// What to simulate.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Decides every choice.
+    pub seed: u64,
+    /// Elements (`i64`) of each call in turn; per rank, where buffers are shares.
+    pub counts: Vec<usize>,
+    /// Bytes per piece.
+    pub piece: usize,
+    /// Chunks in flight.
+    pub window: usize,
+    /// Input and output are the same memory, as far as the collective can.
+    pub in_place: bool,
+    /// Buffers lie in the node's segment.
+    pub registered: bool,
+    /// Faults of the wire.
+    pub faults: Vec<sim::Fault>,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Scenario {
+            seed: 1,
+            counts: vec![1000],
+            piece: 512,
+            window: 2,
+            in_place: false,
+            registered: false,
+            faults: Vec::new(),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Virtual nanoseconds until the last rank was done.
+    pub nanoseconds: u64,
+    /// Events of the wire.
+    pub events: u64,
+    /// Elements compared.
+    pub compared: usize,
+}
+
+/// How a simulation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A wrong element.
+    #[error("rank {rank}, call {call}: element {element} is {got} and not {wanted}")]
+    Wrong {
+        /// The rank that was given it.
+        rank: usize,
+        /// The call, from 0.
+        call: usize,
+        /// Which element of the output.
+        element: usize,
+        /// The value.
+        got: i64,
+        /// The right value.
+        wanted: i64,
+    },
+    /// Nobody can go on and nothing is under way.
+    #[error("everyone waits: {0}")]
+    Stuck(String),
+    /// An engine gave up, as after a fault of the wire.
+    #[error("rank {rank}: {fault}")]
+    Fault {
+        /// Who.
+        rank: usize,
+        /// Why.
+        fault: String,
+    },
+}
+
+/// A small generator (splitmix64), so that a seed means the same run everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+}
+
+/// The input element of a rank in a call: random bits, the same for whoever asks.
+fn input(seed: u64, call: usize, rank: usize, element: usize) -> i64 {
+    let key = (call as u64) << 48 ^ (rank as u64) << 32 ^ element as u64;
+    Random(seed ^ key.wrapping_mul(0xd6e8_feb8_6659_fd93)).next() as i64
+}
+
+/// What a rank must get: by element of its output.
+fn wanted(plan: &Plan, seed: u64, call: usize, rank: usize, count: usize, e: usize) -> Option<i64> {
+    let ranks = plan.shape.ranks();
+    let sum = |e: usize| (0..ranks).fold(0i64, |s, r| s.wrapping_add(input(seed, call, r, e)));
+    match plan.collective {
+        Collective::AllReduce => Some(sum(e)),
+        Collective::ReduceScatter => Some(sum(rank * count + e)),
+        Collective::AllGather => Some(input(seed, call, e / count, e % count)),
+        Collective::Broadcast { root } => Some(input(seed, call, root as usize, e)),
+        Collective::Reduce { root } => (rank == root as usize).then(|| sum(e)),
+        Collective::Barrier => None,
+    }
+}
+
+/// Elements of the input and of the output for a call of `count`.
+fn lengths(plan: &Plan, count: usize) -> (usize, usize) {
+    let ranks = plan.shape.ranks();
+    match plan.collective {
+        Collective::ReduceScatter => (ranks * count, count),
+        Collective::AllGather => (count, ranks * count),
+        Collective::Barrier => (0, 0),
+        _ => (count, count),
+    }
+}
+
+/// One rank of the simulation.
+struct Rank {
+    engine: Engine,
+    /// Its ordinary memory, or a part of its node's segment.
+    memory: Arc<Segment>,
+    input: usize,
+    output: usize,
+    call: usize,
+    job: Option<JobId>,
+}
+
+struct Simulation<'a> {
+    plan: &'a Plan,
+    scenario: &'a Scenario,
+    net: SimNet,
+    ranks: Vec<Rank>,
+    random: Random,
+    compared: usize,
+}
+
+/// Runs the scenario; every output of every call is compared with the reference.
+pub fn simulate(checked: &Checked, scenario: &Scenario) -> Result<Outcome, Failure> {
+    let mut simulation = Simulation::new(checked, scenario);
+    simulation.run()?;
+    Ok(Outcome {
+        nanoseconds: simulation.net.now(),
+        events: simulation.net.events(),
+        compared: simulation.compared,
+    })
+}
+
+impl<'a> Simulation<'a> {
+    fn new(checked: &'a Checked, scenario: &'a Scenario) -> Self {
+        let plan = checked.plan();
+        let shape = &plan.shape;
+        let layout = Layout::new(plan, scenario.piece, scenario.window);
+        let most = scenario.counts.iter().copied().max().unwrap_or(0);
+        let (i, o) = lengths(plan, most);
+        let room = (8 * i.max(o)).next_multiple_of(64);
+        // A node's segment: doorbells, board, slots, registered buffers.
+        let bells = |node: usize| shape.on(node) * DOORBELL_BYTES;
+        let slots_at = |node: usize| bells(node) + Board::bytes(layout.counters(node));
+        let buffers_at = |node: usize| slots_at(node) + layout.bytes(node);
+        let place = Place {
+            slots: (0..shape.nodes()).map(slots_at).collect(),
+            counters: vec![0; shape.nodes()],
+        };
+        let segments: Vec<_> = (0..shape.nodes())
+            .map(|n| Arc::new(Segment::heap(buffers_at(n) + shape.on(n) * 2 * room)))
+            .collect();
+        let of_rank = |rank: usize| segments[shape.node_of(rank)].clone();
+        let net = SimNet::new(
+            (0..shape.ranks()).map(of_rank).collect(),
+            scenario.seed,
+            scenario.faults.clone(),
+        );
+        let wires: Vec<_> = (0..shape.ranks()).map(|rank| net.endpoint(rank)).collect();
+        let addresses: Vec<_> = wires.iter().map(Transport::address).collect();
+        let ranks = wires
+            .into_iter()
+            .enumerate()
+            .map(|(rank, mut wire)| {
+                let node = shape.node_of(rank);
+                let segment = of_rank(rank);
+                let board = Board::new(segment.clone(), bells(node), layout.counters(node).max(1));
+                let bells = (0..shape.on(node))
+                    .map(|l| Doorbell::new(segment.clone(), l * DOORBELL_BYTES, None))
+                    .collect();
+                let program = compile(checked, &layout, &place, rank);
+                let peers: Vec<_> = program
+                    .peers
+                    .iter()
+                    .map(|&rank| hfr_transport::PeerAddress {
+                        rank,
+                        address: addresses[rank].clone(),
+                    })
+                    .collect();
+                let far = std::time::Instant::now() + std::time::Duration::from_secs(60);
+                wire.connect(&peers, far).expect("simulated links connect");
+                let mut engine = Engine::new(
+                    segment.clone(),
+                    board,
+                    bells,
+                    shape.local(rank),
+                    Some(Box::new(wire)),
+                );
+                engine.install(program, &layout, scenario.window);
+                let local = shape.local(rank);
+                let (memory, at) = if scenario.registered {
+                    (segment, buffers_at(node) + local * 2 * room)
+                } else {
+                    (Arc::new(Segment::heap(2 * room)), 0)
+                };
+                Rank {
+                    engine,
+                    memory,
+                    input: at,
+                    output: at + room,
+                    call: 0,
+                    job: None,
+                }
+            })
+            .collect();
+        Simulation {
+            plan,
+            scenario,
+            net,
+            ranks,
+            random: Random(scenario.seed),
+            compared: 0,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), Failure> {
+        let n = self.ranks.len();
+        let mut idle = 0;
+        while self.ranks.iter().any(|r| r.call < self.scenario.counts.len()) {
+            let rank = self.random.below(n);
+            let moved = self.turn(rank)?;
+            idle = if moved { 0 } else { idle + 1 };
+            // The wire moves now and then in any case, and whenever nobody else can.
+            if idle > 4 * n || self.random.below(3) == 0 {
+                let moved = self.net.advance();
+                if !moved && idle > 64 * n {
+                    return Err(Failure::Stuck(self.report()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One rank does a little.
+    fn turn(&mut self, rank: usize) -> Result<bool, Failure> {
+        if self.ranks[rank].call >= self.scenario.counts.len() || !self.net.alive(rank) {
+            return Ok(false);
+        }
+        if self.ranks[rank].job.is_none() {
+            self.begin(rank);
+        }
+        let budget = 1 + self.random.below(3);
+        let r = &mut self.ranks[rank];
+        r.engine.set_budget(budget);
+        let moved = r.engine.step().map_err(|fault| Failure::Fault {
+            rank,
+            fault: explain(&fault),
+        })?;
+        if r.job.is_some_and(|job| r.engine.finished(job)) {
+            self.end(rank)?;
+            return Ok(true);
+        }
+        Ok(moved)
+    }
+
+    fn begin(&mut self, rank: usize) {
+        let call = self.ranks[rank].call;
+        let count = self.scenario.counts[call];
+        let seed = self.scenario.seed;
+        let (inputs, outputs) = lengths(self.plan, count);
+        let r = &mut self.ranks[rank];
+        let input_at = r.memory.at(r.input, 8 * inputs).cast::<i64>();
+        let mut output_at = r.memory.at(r.output, 8 * outputs).cast::<i64>();
+        let mut job_input = input_at;
+        if self.scenario.in_place {
+            match self.plan.collective {
+                Collective::ReduceScatter => output_at = input_at.wrapping_add(rank * count),
+                Collective::AllGather => job_input = output_at.wrapping_add(rank * count),
+                _ => output_at = input_at,
+            }
+        }
+        for e in 0..inputs {
+            // SAFETY: inside the rank's memory, which nobody else touches between its calls.
+            unsafe { job_input.add(e).write(input(seed, call, rank, e)) };
+        }
+        let kernel = Kernel::new(Variant::best(), DType::I64, ReduceOp::Sum, self.plan.shape.ranks())
+            .expect("sums of i64 exist");
+        let job = Job {
+            call: Call {
+                sequence: call as u64 + 1,
+                count: count as u64,
+                root: self.plan.collective.root().unwrap_or(u32::MAX),
+                collective: Call::code(self.plan.collective),
+                dtype: DType::I64 as u8,
+                op: 0,
+                zero: 0,
+            },
+            input: job_input.cast_const().cast(),
+            output: output_at.cast(),
+            extent: Extent::new(self.plan, count, 8, self.scenario.piece),
+            size: 8,
+            kernel: self.plan.collective.reduces().then_some(kernel),
+            store: Store::Cached,
+        };
+        // SAFETY: the memory lives as long as the simulation and is left alone until the job is done.
+        r.job = Some(unsafe { r.engine.submit(0, job) });
+    }
+
+    /// A rank's call is done: compares its output and scribbles over its memory.
+    fn end(&mut self, rank: usize) -> Result<(), Failure> {
+        let call = self.ranks[rank].call;
+        let count = self.scenario.counts[call];
+        let (inputs, outputs) = lengths(self.plan, count);
+        let r = &mut self.ranks[rank];
+        let mut output = r.memory.at(r.output, 8 * outputs).cast::<i64>();
+        let input = r.memory.at(r.input, 8 * inputs).cast::<i64>();
+        if self.scenario.in_place {
+            match self.plan.collective {
+                Collective::ReduceScatter => output = input.wrapping_add(rank * count),
+                Collective::AllGather => {}
+                _ => output = input,
+            }
+        }
+        for element in 0..outputs {
+            let Some(wanted) = wanted(self.plan, self.scenario.seed, call, rank, count, element)
+            else {
+                break;
+            };
+            // SAFETY: inside the rank's memory; its call is done.
+            let got = unsafe { output.add(element).read() };
+            if got != wanted {
+                return Err(Failure::Wrong {
+                    rank,
+                    call,
+                    element,
+                    got,
+                    wanted,
+                });
+            }
+            self.compared += 1;
+        }
+        for (base, n) in [(r.input, inputs), (r.output, outputs)] {
+            let at = r.memory.at(base, 8 * n).cast::<i64>();
+            for e in 0..n {
+                // SAFETY: as above.
+                unsafe { at.add(e).write(-0x5eed) };
+            }
+        }
+        r.job = None;
+        r.call += 1;
+        Ok(())
+    }
+
+    fn report(&self) -> String {
+        let mut lines = Vec::new();
+        for (rank, r) in self.ranks.iter().enumerate() {
+            for b in r.engine.blocked(rank as u32) {
+                lines.push(format!(
+                    "rank {rank} chunk {} ({}) waits for rank {}",
+                    b.chunk,
+                    self.plan.describe(b.stage),
+                    b.rank
+                ));
+            }
+        }
+        lines.truncate(20);
+        lines.join("; ")
+    }
+}
+
+fn explain(fault: &Fault) -> String {
+    match fault {
+        Fault::Mismatch { rank, theirs, ours } => {
+            format!("rank {rank} calls {theirs}, we call {ours}")
+        }
+        Fault::Wire { error, .. } => error.to_string(),
+    }
+}
