@@ -1,17 +1,36 @@
-//! Shared memory inside a node: the segment, and how its descriptors reach the other ranks.
+//! Shared memory inside a node: the segment, how its descriptors reach the other ranks, and how ranks wait for each other in
+//! it. Under `cfg(loom)` only the protocol of `sync` is there, on loom's atomics; all else needs a kernel.
 
+#[cfg(not(loom))]
 mod backing;
+#[cfg(not(loom))]
+mod board;
+#[cfg(not(loom))]
 mod door;
+#[cfg(not(loom))]
+mod doorbell;
+#[cfg(not(loom))]
 mod error;
+#[cfg(not(loom))]
 mod exchange;
+#[cfg(not(loom))]
 mod headroom;
+#[cfg(not(loom))]
 mod packet;
+#[cfg(not(loom))]
 mod pass;
+#[cfg(not(loom))]
 mod segment;
+pub mod sync;
 
-pub use backing::Backing;
-pub use error::Error;
-pub use exchange::exchange;
-pub use packet::Token;
-pub use pass::{FdServer, fetch_fds, random_token, unique_address};
-pub use segment::Segment;
+#[cfg(not(loom))]
+pub use self::{
+    backing::Backing,
+    board::{Board, COUNTER_BYTES},
+    doorbell::{DOORBELL_BYTES, Doorbell, Waiter},
+    error::Error,
+    exchange::exchange,
+    packet::Token,
+    pass::{FdServer, fetch_fds, random_token, unique_address},
+    segment::Segment,
+};
