@@ -1,1 +1,3 @@
 //! All-reduce on the CPU for data-parallel training.
+
+pub mod launch;
