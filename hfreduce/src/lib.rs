@@ -4,6 +4,7 @@ pub mod call;
 pub mod dtype;
 pub mod engine;
 pub mod kernel;
+pub mod launch;
 pub mod layout;
 pub mod op;
 pub mod plan;

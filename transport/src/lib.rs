@@ -3,6 +3,7 @@
 //! node's segment with a 32-bit notice, and the meaning of both is the caller's.
 
 pub mod control;
+pub mod net;
 pub mod shm;
 pub mod sim;
 pub mod tcp;
