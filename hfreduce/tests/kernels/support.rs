@@ -151,7 +151,6 @@ impl Placed {
     fn all_mut(&mut self) -> &mut [u8] {
         bytemuck::cast_slice_mut(&mut self.lines)
     }
-    }
 
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         let start = self.start;
