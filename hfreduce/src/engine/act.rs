@@ -2,7 +2,7 @@
 //! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on the
 //! board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
 
-use super::{Engine, Fault, Job, Op, Target, Term};
+use super::{Author, Engine, Fault, Job, Op, Target, Term};
 use crate::{
     call::Header,
     kernel::{self, Store},
@@ -35,9 +35,9 @@ impl Engine {
             }
             Op::Give {
                 from,
-                writer,
+                author,
                 piece,
-            } => self.give(job, chunk, from + slot, writer, piece),
+            } => self.give(job, chunk, from + slot, author, piece),
             Op::Reduce { .. } => self.reduce(run, i, job, chunk, slot),
             Op::Nothing => Ok(()),
             Op::Put { .. } | Op::SignalAway { .. } => unreachable!("puts are begun by `begin`"),
@@ -57,18 +57,25 @@ impl Engine {
     }
 
     /// The header of a slot that is ready, if it belongs to our call.
-    fn read_header(&self, at: usize, job: &Job, writer: u32) -> Result<Header, Fault> {
+    fn read_header(&self, at: usize, job: &Job, author: Author) -> Result<Header, Fault> {
         let place = self.segment.at(at, HEADER).cast::<Header>();
         // SAFETY: inside the segment, aligned, written before the counter was raised and not again before we are done.
         let header = unsafe { place.read() };
         if header.call != job.call {
             return Err(Fault::Mismatch {
-                rank: writer,
+                rank: author.rank,
                 theirs: header.call,
                 ours: job.call,
             });
         }
-        Ok(header)
+        Ok(if author.away {
+            Header {
+                call: header.call,
+                ..Header::default()
+            }
+        } else {
+            header
+        })
     }
 
     /// Where the bytes of a ready slot lie.
@@ -117,10 +124,10 @@ impl Engine {
         job: &Job,
         chunk: u64,
         at: usize,
-        writer: u32,
+        author: Author,
         piece: Piece,
     ) -> Result<(), Fault> {
-        let header = self.read_header(at, job, writer)?;
+        let header = self.read_header(at, job, author)?;
         if self.me != 0 && header.given & self.me != 0 {
             return Ok(());
         }
@@ -186,8 +193,8 @@ impl Engine {
         for (t, term) in terms.iter().enumerate() {
             match *term {
                 Term::Own(piece) => sources.push(job.input(piece, chunk).0),
-                Term::Slot(from, writer) => {
-                    let header = self.read_header(from + slot, job, writer)?;
+                Term::Slot(from, author) => {
+                    let header = self.read_header(from + slot, job, author)?;
                     sources.push(self.data(from + slot, &header, bytes));
                     if t < outputs.len() {
                         outputs[t] = header.output;

@@ -26,11 +26,20 @@ pub struct Gate {
     pub seen: u64,
 }
 
+/// Who wrote a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Author {
+    /// The rank.
+    pub rank: u32,
+    /// Whether it is on another node: where bytes lie on that node, and who was given them there, means nothing here.
+    pub away: bool,
+}
+
 /// A term of a reduction.
 #[derive(Clone, Copy, Debug)]
 pub enum Term {
     /// In slots beginning at this offset, or where the slot's header says; written by this rank.
-    Slot(usize, u32),
+    Slot(usize, Author),
     /// The rank's own input, in place.
     Own(Piece),
 }
@@ -92,8 +101,8 @@ pub enum Op {
     Give {
         /// First slot.
         from: usize,
-        /// The rank that wrote it.
-        writer: u32,
+        /// Who wrote it.
+        author: Author,
         /// Which piece.
         piece: Piece,
     },
@@ -245,7 +254,7 @@ impl Compiler<'_> {
             }
             Act::Give { from, piece } => Op::Give {
                 from: self.slot(*from),
-                writer: self.writer(*from),
+                author: self.author(*from),
                 piece: *piece,
             },
             Act::Signal => {
@@ -269,7 +278,7 @@ impl Compiler<'_> {
             let writer = facts.writer[c.index()].expect("checked");
             match &plan.stages[writer].act {
                 Act::Take { piece } if self.is_own_piece(*c) => Term::Own(*piece),
-                _ => Term::Slot(self.slot(*c), self.writer(*c)),
+                _ => Term::Slot(self.slot(*c), self.author(*c)),
             }
         };
         let direct = &facts.direct[&i];
@@ -316,6 +325,14 @@ impl Compiler<'_> {
     fn writer(&self, cell: CellId) -> u32 {
         let writer = self.checked.facts().writer[cell.index()].expect("checked");
         self.checked.plan().stages[writer].worker
+    }
+
+    fn author(&self, cell: CellId) -> Author {
+        let rank = self.writer(cell);
+        Author {
+            rank,
+            away: self.checked.plan().shape.node_of(rank as usize) != self.node,
+        }
     }
 
     fn raise(&self, cell: CellId) -> Raise {

@@ -7,7 +7,7 @@ mod act;
 mod compile;
 mod job;
 
-pub use compile::{Gate, Op, Place, Program, Raise, Step, Target, Term, compile};
+pub use compile::{Author, Gate, Op, Place, Program, Raise, Step, Target, Term, compile};
 pub use job::{Job, JobId};
 
 use crate::{call::Call, layout::HEADER};
