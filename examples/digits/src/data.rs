@@ -55,18 +55,12 @@ pub fn load() -> (Images, Images) {
             .extend(image[..PIXELS].iter().map(|&ink| f32::from(ink) / 16.0));
         all.labels.push(image[PIXELS]);
     }
-    let order = shuffled(all.len(), SPLIT_SEED);
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    Rng::new(SPLIT_SEED).shuffle(&mut order);
     let (mut training, mut test) = (Images::default(), Images::default());
     all.gather(&order[..TRAINING], &mut training);
     all.gather(&order[TRAINING..], &mut test);
     (training, test)
-}
-
-/// The numbers `0..n` in an order that depends on `seed` alone.
-pub fn shuffled(n: usize, seed: u64) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..n).collect();
-    Rng::new(seed).shuffle(&mut order);
-    order
 }
 
 /// The part of a global batch of `batch` images that `rank` of `size` ranks computes: parts are contiguous, cover the batch
