@@ -80,7 +80,7 @@ impl Places {
         let fits = [bells, boxes]
             .iter()
             .all(|end| end.is_some_and(|end| end <= len));
-        if !fits || self.doorbells % 64 != 0 || self.mailboxes % 64 != 0 {
+        if !fits || !self.doorbells.is_multiple_of(64) || !self.mailboxes.is_multiple_of(64) {
             return Err(format!(
                 "{self:?} do not fit a segment of {len} bytes, or are no multiples of 64"
             ));
