@@ -143,6 +143,9 @@ fn more_notices_than_a_mailbox_holds_arrive_once_and_in_order() {
     assert_eq!(arrived, expected);
 }
 
+/// Looks at events and says whether they were the last ones.
+type Done = Box<dyn FnMut(&[Event]) -> bool + Send>;
+
 /// All of one side's puts at once, then sleep: both the receiver and a sender with notices left over must be woken.
 #[test]
 fn sleepers_are_woken_by_arrivals_and_by_room() {
@@ -150,7 +153,7 @@ fn sleepers_are_woken_by_arrivals_and_by_room() {
     let mut ranks = job(2);
     let (receiver, sender) = (ranks.remove(2), ranks.remove(0));
     let limit = Instant::now() + Duration::from_secs(60);
-    let until = move |mut rank: Rank, mut done: Box<dyn FnMut(&[Event]) -> bool + Send>| {
+    let until = move |mut rank: Rank, mut done: Done| {
         let (mut finished, mut events) = (false, Vec::new());
         while !finished {
             assert!(Instant::now() < limit, "a wake-up was lost");
