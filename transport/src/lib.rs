@@ -2,6 +2,7 @@
 //! the rendezvous store and the control plane. This crate knows no collective: a put is a copy of bytes into another
 //! node's segment with a 32-bit notice, and the meaning of both is the caller's.
 
+pub mod chaos;
 pub mod shm;
 pub mod sim;
 pub mod tcp;
