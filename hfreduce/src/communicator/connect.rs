@@ -160,7 +160,8 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         .collect::<Result<_, _>>()?;
     agree(&hellos)?;
     let (shape, node) = nodes(&hellos, rank)?;
-    let (arena, heap, len) = places(world, shape.on(node));
+    // The same offsets on every node, whatever its number of ranks: a put names an offset of its target's segment.
+    let (arena, heap, len) = places(world, shape.widest());
     let (segment, events) = meet(&hellos, &shape, rank, node, len, deadline)?;
     let bells: Vec<Doorbell> = events
         .into_iter()
@@ -294,7 +295,7 @@ fn meet(
     let mut segment = None;
     if local == 0 {
         let created = Segment::create("hfreduce", len).map_err(memory)?;
-        let front = Places::bytes(hellos.len(), shape.on(node)).next_multiple_of(4096);
+        let front = Places::bytes(hellos.len(), shape.widest()).next_multiple_of(4096);
         created.reserve(0, front).map_err(memory)?;
         let fd = created.fd().and_then(|fd| fd.try_clone_to_owned().ok());
         mine.push(fd.ok_or_else(|| start("the segment's descriptor cannot be passed", ""))?);
