@@ -96,7 +96,9 @@ impl Config {
             Some("local") => Wire::Local,
             Some("tcp") => Wire::Tcp,
             Some(other) => {
-                return Err(wrong(format!("HFR_TRANSPORT={other} is none of auto, local, tcp")));
+                return Err(wrong(format!(
+                    "HFR_TRANSPORT={other} is none of auto, local, tcp"
+                )));
             }
         };
         Ok(Config {

@@ -167,7 +167,10 @@ impl History {
             text += &format!("  {call} ({} bytes): {state} {ms:.1} ms\n", call.bytes());
         }
         for wait in self.waits.lock().map(|w| w.clone()).unwrap_or_default() {
-            text += &format!("  waits for rank {} (chunk {}: {})\n", wait.rank, wait.chunk, wait.stage);
+            text += &format!(
+                "  waits for rank {} (chunk {}: {})\n",
+                wait.rank, wait.chunk, wait.stage
+            );
         }
         text
     }
@@ -187,13 +190,22 @@ pub fn judge(question: &Question, states: &[RankState]) -> Option<Error> {
         .collect();
     disagreement(&answers)
         .or_else(|| left(question, states, &answers))
-        .or_else(|| question.must_answer().then(|| timeout(question, states, &answers)))
+        .or_else(|| {
+            question
+                .must_answer()
+                .then(|| timeout(question, states, &answers))
+        })
 }
 
 /// Two ranks whose calls with one number differ.
 fn disagreement(answers: &[Option<Status>]) -> Option<Error> {
     let running = |s: &&Status| s.running && s.sequence > 0;
-    let statuses = || answers.iter().enumerate().filter_map(|(r, s)| Some((r, s.as_ref()?)));
+    let statuses = || {
+        answers
+            .iter()
+            .enumerate()
+            .filter_map(|(r, s)| Some((r, s.as_ref()?)))
+    };
     for (a, first) in statuses().filter(|(_, s)| running(s)) {
         for (b, second) in statuses().filter(|(b, _)| *b != a) {
             if first.sequence == second.sequence && first.call != second.call {
@@ -272,17 +284,29 @@ fn timeout(question: &Question, states: &[RankState], answers: &[Option<Status>]
     let own = answers.get(asked.rank).and_then(Option::as_ref);
     let sequence = own.map_or(0, |s| s.sequence);
     let all: Vec<usize> = (0..states.len()).filter(|r| *r != asked.rank).collect();
-    let silent = all.iter().find(|r| {
-        matches!(states[**r], RankState::Silent | RankState::Gone)
-    });
+    let silent = all
+        .iter()
+        .find(|r| matches!(states[**r], RankState::Silent | RankState::Gone));
     let absent = all.iter().find(|r| {
-        answers[**r].as_ref().is_some_and(|s| !s.running && s.sequence < sequence)
+        answers[**r]
+            .as_ref()
+            .is_some_and(|s| !s.running && s.sequence < sequence)
     });
     let (culprit, what, remedy) = if let Some(&r) = silent {
-        (Some(r), format!("rank {r} does not answer: it is stopped, or its host is out of reach"), format!("look at rank {r}'s process"))
+        (
+            Some(r),
+            format!("rank {r} does not answer: it is stopped, or its host is out of reach"),
+            format!("look at rank {r}'s process"),
+        )
     } else if let Some(&r) = absent {
-        let last = answers[r].as_ref().map_or(String::new(), |s| s.call.clone());
-        (Some(r), format!("rank {r} has not entered this call; its last was: {last}"), format!("look what rank {r} does between its calls, or raise HFR_TIMEOUT"))
+        let last = answers[r]
+            .as_ref()
+            .map_or(String::new(), |s| s.call.clone());
+        (
+            Some(r),
+            format!("rank {r} has not entered this call; its last was: {last}"),
+            format!("look what rank {r} does between its calls, or raise HFR_TIMEOUT"),
+        )
     } else {
         let free = behind(asked.rank, answers)
             .into_iter()
@@ -290,15 +314,27 @@ fn timeout(question: &Question, states: &[RankState], answers: &[Option<Status>]
         let text = free.map_or("the ranks wait for each other".to_owned(), |r| {
             format!("rank {r} is in the call and waits for nobody, but does not get on")
         });
-        (free, text, "look at the network between the nodes, or raise HFR_TIMEOUT".to_owned())
+        (
+            free,
+            text,
+            "look at the network between the nodes, or raise HFR_TIMEOUT".to_owned(),
+        )
     };
-    let waits = own.and_then(|s| s.waits.first()).map_or(String::new(), |w| {
-        format!(" (rank {} waits for rank {}: {})", asked.rank, w.rank, w.stage)
-    });
+    let waits = own
+        .and_then(|s| s.waits.first())
+        .map_or(String::new(), |w| {
+            format!(
+                " (rank {} waits for rank {}: {})",
+                asked.rank, w.rank, w.stage
+            )
+        });
     let ms = own.map_or(0, |s| s.since_ms);
     let mut error = Error::new(
         Kind::Timeout,
-        format!("no progress, running for {:.1} s: {what}{waits}", ms as f64 / 1000.0),
+        format!(
+            "no progress, running for {:.1} s: {what}{waits}",
+            ms as f64 / 1000.0
+        ),
         remedy,
     );
     error.rank = Some(asked.rank);

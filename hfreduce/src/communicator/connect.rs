@@ -17,7 +17,9 @@ use hfr_transport::{
     control::{Control, Judge},
     local::{Local, Places, Seat},
     net,
-    shm::{Board, DOORBELL_BYTES, Doorbell, Segment, Waiter, exchange, random_token, unique_address},
+    shm::{
+        Board, DOORBELL_BYTES, Doorbell, Segment, Waiter, exchange, random_token, unique_address,
+    },
     store::{Store, StoreServer, TcpStore},
     tcp::Tcp,
 };
@@ -78,7 +80,10 @@ pub fn connect(config: &Config) -> Result<Parts, Error> {
         return alone(config);
     }
     let rendezvous = config.rendezvous.as_deref().ok_or_else(|| {
-        start("no rendezvous is set", "set HFR_COMM_ID=host:port to an address where rank 0 can listen")
+        start(
+            "no rendezvous is set",
+            "set HFR_COMM_ID=host:port to an address where rank 0 can listen",
+        )
     })?;
     let server = (config.rank == 0)
         .then(|| StoreServer::start(rendezvous, &config.cookie))
@@ -154,8 +159,12 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         .iter()
         .enumerate()
         .map(|(r, bytes)| {
-            serde_json::from_slice(bytes)
-                .map_err(|e| start(format!("rank {r} introduced itself in a way this build does not know: {e}"), "start all ranks from one build"))
+            serde_json::from_slice(bytes).map_err(|e| {
+                start(
+                    format!("rank {r} introduced itself in a way this build does not know: {e}"),
+                    "start all ranks from one build",
+                )
+            })
         })
         .collect::<Result<_, _>>()?;
     agree(&hellos)?;
@@ -177,9 +186,8 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         .map(|(rank, address)| PeerAddress { rank, address })
         .collect();
     let shared = Shared::new(rank, node, bells[shape.local(rank)].clone());
-    let judge: Judge = Arc::new(|question, states| {
-        stall::judge(question, states).map(|error| error.to_bytes())
-    });
+    let judge: Judge =
+        Arc::new(|question, states| stall::judge(question, states).map(|error| error.to_bytes()));
     let control = Control::join(
         config.rendezvous.as_deref().unwrap_or_default(),
         &config.cookie,
@@ -196,7 +204,9 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
     let sharing = hellos.iter().filter(|h| h.host == hello.host).count();
     // Nodes emulated on one host share its cores; rank 0's count serves all, so that all choose alike.
     let hosts = hellos.iter().filter(|h| h.host == hellos[0].host).count();
-    let cores = (hellos[0].cores * shape.widest()).div_ceil(hosts.max(1)).max(1);
+    let cores = (hellos[0].cores * shape.widest())
+        .div_ceil(hosts.max(1))
+        .max(1);
     let core = Core::new(
         config,
         shape.clone(),
@@ -243,7 +253,10 @@ fn agree(hellos: &[Hello]) -> Result<(), Error> {
     for (r, h) in hellos.iter().enumerate() {
         let first = &hellos[0];
         let differs = |what: &str, a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| {
-            start(format!("rank 0 has {what} {a:?}, rank {r} has {b:?}"), "start all ranks with the same settings and build")
+            start(
+                format!("rank 0 has {what} {a:?}, rank {r} has {b:?}"),
+                "start all ranks with the same settings and build",
+            )
         };
         if h.version != first.version {
             return Err(differs("version", &first.version, &h.version));
@@ -267,7 +280,10 @@ fn nodes(hellos: &[Hello], rank: usize) -> Result<(Shape, usize), Error> {
             counts[names.len() - 1] += 1;
         } else if names.contains(&hello.node.as_str()) {
             return Err(start(
-                format!("the ranks of node `{}` are not consecutive: rank {r} is on it again after ranks of other nodes", hello.node),
+                format!(
+                    "the ranks of node `{}` are not consecutive: rank {r} is on it again after ranks of other nodes",
+                    hello.node
+                ),
                 "number ranks node by node (mpirun --map-by slot, srun --distribution=block)",
             ));
         } else {
@@ -301,17 +317,29 @@ fn meet(
         mine.push(fd.ok_or_else(|| start("the segment's descriptor cannot be passed", ""))?);
         segment = Some(created);
     }
-    let mut table = exchange(&leader.meeting, &leader.token, local, shape.on(node), mine, deadline)
-        .map_err(|e| start(e.cause, &e.remedy).at(rank, node))?;
+    let mut table = exchange(
+        &leader.meeting,
+        &leader.token,
+        local,
+        shape.on(node),
+        mine,
+        deadline,
+    )
+    .map_err(|e| start(e.cause, &e.remedy).at(rank, node))?;
     let segment = match segment {
         Some(segment) => segment,
         None => {
-            let fd = table[0].pop().ok_or_else(|| start("the node's first rank passed no segment", ""))?;
+            let fd = table[0]
+                .pop()
+                .ok_or_else(|| start("the node's first rank passed no segment", ""))?;
             Segment::attach(fd).map_err(memory)?
         }
     };
     // The first descriptor of each is its eventfd; the leader's segment behind it is closed with the table.
-    let events = table.into_iter().map(|fds| fds.into_iter().next()).collect();
+    let events = table
+        .into_iter()
+        .map(|fds| fds.into_iter().next())
+        .collect();
     Ok((Arc::new(segment), events))
 }
 
@@ -350,7 +378,9 @@ fn wire(
                 local_size: shape.on(node),
             };
             let places = Places::packed(0, shape.on(node));
-            let event = bells[local].event_fd().and_then(|fd| fd.try_clone_to_owned().ok());
+            let event = bells[local]
+                .event_fd()
+                .and_then(|fd| fd.try_clone_to_owned().ok());
             Box::new(Local::new(seat, segment.clone(), places, event).map_err(fail)?)
         }
         _ => {
@@ -370,7 +400,9 @@ fn wire(
     let script: chaos::Script = script
         .parse()
         .map_err(|e| start(format!("HFR_CHAOS={script}: {e}"), ""))?;
-    Ok(Some(Box::new(chaos::Chaos::new(plain, script).map_err(fail)?)))
+    Ok(Some(Box::new(
+        chaos::Chaos::new(plain, script).map_err(fail)?,
+    )))
 }
 
 fn rendezvous(config: &Config) -> Result<SocketAddr, Error> {
@@ -378,7 +410,12 @@ fn rendezvous(config: &Config) -> Result<SocketAddr, Error> {
     text.to_socket_addrs()
         .ok()
         .and_then(|mut all| all.next())
-        .ok_or_else(|| start(format!("`{text}` is no address this host can resolve"), "set HFR_COMM_ID=host:port"))
+        .ok_or_else(|| {
+            start(
+                format!("`{text}` is no address this host can resolve"),
+                "set HFR_COMM_ID=host:port",
+            )
+        })
 }
 
 /// Local processes that die are known at once. Where a process cannot be watched (another pid namespace), its control connection tells.
@@ -388,8 +425,9 @@ fn watch(control: &Control, hellos: &[Hello], shape: &Shape, rank: usize, node: 
         if pid == std::process::id() as i32 {
             continue;
         }
-        let open = rustix::process::Pid::from_raw(pid)
-            .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
+        let open = rustix::process::Pid::from_raw(pid).and_then(|pid| {
+            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+        });
         if let Some(fd) = open {
             control.watch(other, fd);
         }

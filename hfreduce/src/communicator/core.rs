@@ -119,7 +119,10 @@ const VERDICT: Duration = Duration::from_millis(2500);
 const SLICE: Duration = Duration::from_millis(250);
 
 impl Core {
-    #[allow(clippy::too_many_arguments, reason = "one caller; each is a plain fact of the start")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one caller; each is a plain fact of the start"
+    )]
     pub fn new(
         config: &Config,
         shape: Shape,
@@ -172,7 +175,10 @@ impl Core {
         {
             return Err(self.here(Error::new(
                 Kind::InvalidArgument,
-                format!("{} with root {root} in a group of {ranks} ranks", call.collective.name()),
+                format!(
+                    "{} with root {root} in a group of {ranks} ranks",
+                    call.collective.name()
+                ),
                 "the root is a rank of the group",
             )));
         }
@@ -182,7 +188,11 @@ impl Core {
         Kernel::new(Variant::best(), call.dtype, call.op, ranks)
             .map(Some)
             .map_err(|why| {
-                self.here(Error::new(Kind::InvalidArgument, why.to_string(), "choose a supported combination"))
+                self.here(Error::new(
+                    Kind::InvalidArgument,
+                    why.to_string(),
+                    "choose a supported combination",
+                ))
             })
     }
 
@@ -202,7 +212,11 @@ impl Core {
             root: raw.collective.root().unwrap_or(u32::MAX),
             collective: Call::code(raw.collective),
             dtype: raw.dtype as u8,
-            op: if kernel.is_some() { raw.op.code() + 1 } else { 0 },
+            op: if kernel.is_some() {
+                raw.op.code() + 1
+            } else {
+                0
+            },
             zero: 0,
         };
         self.shared.history.begin(&call);
@@ -242,7 +256,11 @@ impl Core {
             ),
             size,
             kernel,
-            store: if bytes >= STREAM_FROM { Store::Streaming } else { Store::Cached },
+            store: if bytes >= STREAM_FROM {
+                Store::Streaming
+            } else {
+                Store::Cached
+            },
         };
         // SAFETY: the caller of `submit` promises the memory.
         Ok(unsafe { self.engine.submit(run, job) })
@@ -256,7 +274,11 @@ impl Core {
         }
         if !self.families.contains_key(&collective) {
             let plans = checked(collective, &self.shape).map_err(|flaw| {
-                self.here(Error::new(Kind::Start, format!("a plan is wrong: {flaw}"), "this is a bug of the library; please report it with the group's shape"))
+                self.here(Error::new(
+                    Kind::Start,
+                    format!("a plan is wrong: {flaw}"),
+                    "this is a bug of the library; please report it with the group's shape",
+                ))
             })?;
             let family = plans.into_iter().map(|c| self.candidate(c)).collect();
             self.families.insert(collective, family);
@@ -268,7 +290,11 @@ impl Core {
             let found = family.iter().position(|c| c.checked.plan().name == name);
             choice.plan = found.ok_or_else(|| {
                 let names: Vec<_> = family.iter().map(|c| c.checked.plan().name).collect();
-                self.here(Error::new(Kind::InvalidArgument, format!("HFR_ALGO={name} is no plan for this group"), format!("choose one of {}", names.join(", "))))
+                self.here(Error::new(
+                    Kind::InvalidArgument,
+                    format!("HFR_ALGO={name} is no plan for this group"),
+                    format!("choose one of {}", names.join(", ")),
+                ))
             })?;
             let one = [costs[choice.plan].clone()];
             choice.piece = choose(&self.model, &self.shape, &one, Wanted { bytes: key.1 }).piece;
@@ -282,7 +308,11 @@ impl Core {
         let large = Wanted { bytes: 1 << 30 };
         let piece = choose(&self.model, &self.shape, std::slice::from_ref(&cost), large).piece;
         // Nobody sends a large buffer by a one-shot plan: its slots need only hold what it is chosen for.
-        let piece = if checked.plan().name == "one_shot" { piece.min(64 << 10) } else { piece };
+        let piece = if checked.plan().name == "one_shot" {
+            piece.min(64 << 10)
+        } else {
+            piece
+        };
         Candidate {
             window: self.model.window(&self.shape, &cost, piece),
             checked,
@@ -293,7 +323,12 @@ impl Core {
     }
 
     /// The engine's number of the plan; installs it first where needed.
-    fn installed(&mut self, collective: Collective, plan: usize, call: &Call) -> Result<usize, Error> {
+    fn installed(
+        &mut self,
+        collective: Collective,
+        plan: usize,
+        call: &Call,
+    ) -> Result<usize, Error> {
         let candidate = &self.families[&collective][plan];
         if let Some(run) = candidate.run {
             return Ok(run);
@@ -317,7 +352,11 @@ impl Core {
         }
         // Nobody may send before everybody has installed.
         self.settle(&Ok(()))?;
-        if let Some(c) = self.families.get_mut(&collective).and_then(|f| f.get_mut(plan)) {
+        if let Some(c) = self
+            .families
+            .get_mut(&collective)
+            .and_then(|f| f.get_mut(plan))
+        {
             c.run = Some(run);
         }
         Ok(run)
@@ -361,7 +400,11 @@ impl Core {
         if too_big {
             return Err(self.here(Error::new(
                 Kind::Memory,
-                format!("the plan needs {} bytes of slots and {} counters per node", layout.bytes(self.node), layout.counters(self.node)),
+                format!(
+                    "the plan needs {} bytes of slots and {} counters per node",
+                    layout.bytes(self.node),
+                    layout.counters(self.node)
+                ),
                 "the group is larger than this build's arena",
             )));
         }
@@ -370,12 +413,24 @@ impl Core {
             let board = self.arena.board + Board::bytes(place.counters[self.node]);
             self.segment
                 .reserve(board, counters)
-                .and_then(|()| self.segment.reserve(place.slots[self.node], layout.bytes(self.node)))
+                .and_then(|()| {
+                    self.segment
+                        .reserve(place.slots[self.node], layout.bytes(self.node))
+                })
                 .map_err(|e| self.here(Error::new(Kind::Memory, e.cause, e.remedy)))?;
         }
-        let program = compile(&self.families[&collective][plan].checked, layout, place, self.rank);
+        let program = compile(
+            &self.families[&collective][plan].checked,
+            layout,
+            place,
+            self.rank,
+        );
         if let Some(group) = &self.group {
-            let peers: Vec<_> = program.peers.iter().map(|&r| group.peers[r].clone()).collect();
+            let peers: Vec<_> = program
+                .peers
+                .iter()
+                .map(|&r| group.peers[r].clone())
+                .collect();
             if !peers.is_empty() {
                 self.connect(&peers)?;
             }
@@ -388,7 +443,10 @@ impl Core {
         let deadline = Instant::now() + self.timeout;
         loop {
             let slice = deadline.min(Instant::now() + 8 * SLICE);
-            let wire = self.engine.transport().expect("a group of several nodes has a wire");
+            let wire = self
+                .engine
+                .transport()
+                .expect("a group of several nodes has a wire");
             match wire.connect(peers, slice) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
@@ -439,7 +497,10 @@ impl Core {
         let started = Instant::now();
         loop {
             let slice = Instant::now() + SLICE;
-            match group.store.gather(&key, self.shape.ranks(), self.rank, mine, slice) {
+            match group
+                .store
+                .gather(&key, self.shape.ranks(), self.rank, mine, slice)
+            {
                 Ok(all) => return Ok(all),
                 Err(error) => {
                     if let Some(verdict) = self.shared.verdict() {
@@ -449,7 +510,11 @@ impl Core {
                     let missing = matches!(error, hfr_transport::store::Error::Missing { .. });
                     if over || !missing {
                         let error = self.here(Error::new(
-                            if missing { Kind::Timeout } else { Kind::PeerLost },
+                            if missing {
+                                Kind::Timeout
+                            } else {
+                                Kind::PeerLost
+                            },
                             error.to_string(),
                             "all ranks must make the same calls in the same order",
                         ));
@@ -484,7 +549,10 @@ impl Core {
         let mut idle: Option<(Instant, Duration)> = None;
         loop {
             if self.shared.poisoned() {
-                return Err(self.shared.verdict().expect("the flag is set after the verdict"));
+                return Err(self
+                    .shared
+                    .verdict()
+                    .expect("the flag is set after the verdict"));
             }
             let moved = match self.engine.step() {
                 Ok(moved) => moved,
@@ -539,7 +607,9 @@ impl Core {
                     }
                 }
         };
-        let slept = self.waiter.wait(&self.bell, Some(FIRST_CHECK), &self.watch, look);
+        let slept = self
+            .waiter
+            .wait(&self.bell, Some(FIRST_CHECK), &self.watch, look);
         if let Some(fault) = fault {
             return Err(self.fault(fault));
         }
@@ -548,9 +618,16 @@ impl Core {
 
     fn note_waits(&self) {
         let waits = self.engine.blocked(self.rank as u32).into_iter().map(|b| {
-            let plan = self.families.values().flatten().map(|c| c.checked.plan()).find(|p| {
-                Call::code(p.collective) == b.call.collective && b.stage < p.stages.len() && p.stages[b.stage].worker as usize == self.rank
-            });
+            let plan = self
+                .families
+                .values()
+                .flatten()
+                .map(|c| c.checked.plan())
+                .find(|p| {
+                    Call::code(p.collective) == b.call.collective
+                        && b.stage < p.stages.len()
+                        && p.stages[b.stage].worker as usize == self.rank
+                });
             Wait {
                 rank: b.rank as usize,
                 stage: plan.map_or(String::new(), |p| p.describe(b.stage)),

@@ -61,11 +61,16 @@ impl Heap {
 
     /// `count` elements, all zero bits.
     pub fn alloc<T: Element>(self: &Arc<Heap>, count: usize) -> Result<Registered<T>, Error> {
-        let wanted = count.checked_mul(size_of::<T>()).and_then(|b| b.max(1).checked_next_multiple_of(PAGE));
+        let wanted = count
+            .checked_mul(size_of::<T>())
+            .and_then(|b| b.max(1).checked_next_multiple_of(PAGE));
         let none = || {
             Error::new(
                 Kind::Memory,
-                format!("no room for {count} elements of {} bytes in this rank's registered memory", size_of::<T>()),
+                format!(
+                    "no room for {count} elements of {} bytes in this rank's registered memory",
+                    size_of::<T>()
+                ),
                 "free other registered buffers first",
             )
         };

@@ -13,7 +13,12 @@ pub use self::{
     scope::{Handle, Scope},
 };
 
-use self::{core::{Core, Group}, memory::Heap, scope::Queue, shared::Shared};
+use self::{
+    core::{Core, Group},
+    memory::Heap,
+    scope::Queue,
+    shared::Shared,
+};
 use crate::{
     config::Config,
     dtype::{DType, Element},
@@ -179,7 +184,10 @@ impl Communicator {
         if let Err(error) = &result
             && error.kind != Kind::InvalidArgument
         {
-            eprint!("hfreduce: {error}\n{}", self.shared.history.dump(self.rank(), self.node));
+            eprint!(
+                "hfreduce: {error}\n{}",
+                self.shared.history.dump(self.rank(), self.node)
+            );
         }
         result
     }
@@ -209,29 +217,61 @@ impl Communicator {
     ///
     /// # Errors
     /// Lengths that differ; as [`Communicator::all_reduce`].
-    pub fn all_reduce_into<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<(), Error> {
+    pub fn all_reduce_into<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+    ) -> Result<(), Error> {
         self.same("all_reduce", input.len(), output.len())?;
-        self.call(Collective::AllReduce, op, input.len(), input.as_ptr(), output.as_mut_ptr())
+        self.call(
+            Collective::AllReduce,
+            op,
+            input.len(),
+            input.as_ptr(),
+            output.as_mut_ptr(),
+        )
     }
 
     /// Reduces one block per rank and leaves each rank its own: `input` has `output.len()` elements for each rank.
     ///
     /// # Errors
     /// Lengths that do not fit; as [`Communicator::all_reduce`].
-    pub fn reduce_scatter<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<(), Error> {
+    pub fn reduce_scatter<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+    ) -> Result<(), Error> {
         self.fits("reduce_scatter's input", input.len(), output.len())?;
-        self.call(Collective::ReduceScatter, op, output.len(), input.as_ptr(), output.as_mut_ptr())
+        self.call(
+            Collective::ReduceScatter,
+            op,
+            output.len(),
+            input.as_ptr(),
+            output.as_mut_ptr(),
+        )
     }
 
     /// As [`Communicator::reduce_scatter`], in place: this rank's result takes the place of its block. The other blocks keep their contents.
     ///
     /// # Errors
     /// A length that is no multiple of the number of ranks; as [`Communicator::all_reduce`].
-    pub fn reduce_scatter_in_place<T: Element>(&self, buffer: &mut [T], op: ReduceOp) -> Result<(), Error> {
+    pub fn reduce_scatter_in_place<T: Element>(
+        &self,
+        buffer: &mut [T],
+        op: ReduceOp,
+    ) -> Result<(), Error> {
         let share = buffer.len() / self.size();
         self.fits("reduce_scatter's buffer", buffer.len(), share)?;
         let at = buffer.as_mut_ptr();
-        self.call(Collective::ReduceScatter, op, share, at, at.wrapping_add(self.rank() * share))
+        self.call(
+            Collective::ReduceScatter,
+            op,
+            share,
+            at,
+            at.wrapping_add(self.rank() * share),
+        )
     }
 
     /// Gives every rank every rank's `input`: `output` has one block of `input.len()` elements for each rank, in rank order.
@@ -240,7 +280,13 @@ impl Communicator {
     /// Lengths that do not fit; as [`Communicator::all_reduce`].
     pub fn all_gather<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<(), Error> {
         self.fits("all_gather's output", output.len(), input.len())?;
-        self.call(Collective::AllGather, ReduceOp::Sum, input.len(), input.as_ptr(), output.as_mut_ptr())
+        self.call(
+            Collective::AllGather,
+            ReduceOp::Sum,
+            input.len(),
+            input.as_ptr(),
+            output.as_mut_ptr(),
+        )
     }
 
     /// As [`Communicator::all_gather`], in place: this rank's input is its own block of `buffer`.
@@ -251,7 +297,13 @@ impl Communicator {
         let share = buffer.len() / self.size();
         self.fits("all_gather's buffer", buffer.len(), share)?;
         let at = buffer.as_mut_ptr();
-        self.call(Collective::AllGather, ReduceOp::Sum, share, at.wrapping_add(self.rank() * share), at)
+        self.call(
+            Collective::AllGather,
+            ReduceOp::Sum,
+            share,
+            at.wrapping_add(self.rank() * share),
+            at,
+        )
     }
 
     /// Gives every rank the root's `buffer`.
@@ -261,14 +313,25 @@ impl Communicator {
     pub fn broadcast<T: Element>(&self, buffer: &mut [T], root: usize) -> Result<(), Error> {
         let root = self.root(root)?;
         let at = buffer.as_mut_ptr();
-        self.call(Collective::Broadcast { root }, ReduceOp::Sum, buffer.len(), at, at)
+        self.call(
+            Collective::Broadcast { root },
+            ReduceOp::Sum,
+            buffer.len(),
+            at,
+            at,
+        )
     }
 
     /// Reduces `buffer` over all ranks; the root's becomes the result, the others' keep their contents.
     ///
     /// # Errors
     /// As [`Communicator::broadcast`].
-    pub fn reduce<T: Element>(&self, buffer: &mut [T], op: ReduceOp, root: usize) -> Result<(), Error> {
+    pub fn reduce<T: Element>(
+        &self,
+        buffer: &mut [T],
+        op: ReduceOp,
+        root: usize,
+    ) -> Result<(), Error> {
         let root = self.root(root)?;
         let at = buffer.as_mut_ptr();
         self.call(Collective::Reduce { root }, op, buffer.len(), at, at)
@@ -298,7 +361,9 @@ impl Communicator {
     /// # Errors
     /// Too little memory, with figures.
     pub fn alloc<T: Element>(&self, count: usize) -> Result<Registered<T>, Error> {
-        self.heap.alloc(count).map_err(|e| e.at(self.rank(), self.node))
+        self.heap
+            .alloc(count)
+            .map_err(|e| e.at(self.rank(), self.node))
     }
 
     /// Makes a communicator of the ranks with the same `color`, ordered by `key` and then by rank here; `None` for no part in any. All ranks call it.
@@ -326,14 +391,18 @@ impl Communicator {
             return Communicator::connect(&config).map(Some);
         }
         let group = self.group.as_ref().expect("a group of several ranks");
-        let (store, name) = (group.store.clone(), format!("{}/{number}.{word}", group.name));
+        let (store, name) = (
+            group.store.clone(),
+            format!("{}/{number}.{word}", group.name),
+        );
         let parts = connect::join(&config, store, &name)?;
         Ok(Some(Communicator::of(parts, config)))
     }
 
     /// Ends the group: every call on every rank fails from now on, those that run included. Bounded in time.
     pub fn abort(&self, why: &str) {
-        let error = Error::new(Kind::Aborted, format!("aborted: {why}"), "").at(self.rank(), self.node);
+        let error =
+            Error::new(Kind::Aborted, format!("aborted: {why}"), "").at(self.rank(), self.node);
         match &self.group {
             Some(group) => {
                 let report = hfr_transport::control::Report::Failure(error.to_bytes());
@@ -366,7 +435,9 @@ impl Drop for Communicator {
                 let key = format!("{}/farewell", group.name);
                 let until = Instant::now() + FAREWELL;
                 // Whoever does not come in time has either failed, which everyone hears, or is late, which costs nobody else.
-                let _ = group.store.gather(&key, self.size(), self.rank(), b"", until);
+                let _ = group
+                    .store
+                    .gather(&key, self.size(), self.rank(), b"", until);
             }
             group.control.leave();
         }

@@ -2,7 +2,11 @@
 //! does not end before every call in it has; that is what makes it sound, however the caller leaves. Calls are run in order by one
 //! worker thread per communicator, several at a time in the engine's pipeline.
 
-use super::{Communicator, core::{Core, RawCall, Running}, raw};
+use super::{
+    Communicator,
+    core::{Core, RawCall, Running},
+    raw,
+};
 use crate::{dtype::Element, error::Error, op::ReduceOp, plan::Collective};
 use std::{
     marker::PhantomData,
@@ -94,7 +98,9 @@ impl Queue {
 fn work(core: &Mutex<Core>, queue: &Queue) {
     let mut running: Vec<(Order, Running)> = Vec::new();
     while let Some(orders) = queue.next() {
-        let mut core = core.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut core = core
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut incoming = orders;
         loop {
             for order in incoming.drain(..) {
@@ -107,9 +113,8 @@ fn work(core: &Mutex<Core>, queue: &Queue) {
             if running.is_empty() {
                 break;
             }
-            let outcome = core.run(|core| {
-                running.iter().any(|(_, job)| core.finished(job)) || queue.waiting()
-            });
+            let outcome = core
+                .run(|core| running.iter().any(|(_, job)| core.finished(job)) || queue.waiting());
             running.retain(|(order, job)| {
                 let result = match &outcome {
                     Ok(()) if core.finished(job) => Ok(()),
@@ -143,7 +148,10 @@ impl Communicator {
         impl Drop for All {
             // Also when `f` panics: the buffers are borrowed until every call has ended.
             fn drop(&mut self) {
-                let slots = self.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let slots = self
+                    .0
+                    .get_mut()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 for slot in slots {
                     let _ = slot.wait();
                 }
@@ -157,7 +165,12 @@ impl Communicator {
         };
         // SAFETY: `scope` refers to `all`, which outlives it; the closure cannot keep it.
         let result = f(unsafe { &*std::ptr::from_ref(&scope) });
-        let slots = std::mem::take(&mut *all.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let slots = std::mem::take(
+            &mut *all
+                .0
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
         let mut first = Ok(());
         for slot in &slots {
             first = first.and(slot.wait());
@@ -174,7 +187,10 @@ impl Communicator {
     unsafe fn order(&self, call: RawCall) -> Arc<Slot> {
         let slot = Arc::new(Slot::default());
         let queue = &self.queue;
-        let mut state = queue.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = queue
+            .state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if !state.started {
             let (core, queue) = (self.core.clone(), self.queue.clone());
             let spawned = std::thread::Builder::new()
@@ -257,34 +273,77 @@ impl<'scope> Scope<'scope, '_> {
     ///
     /// # Errors
     /// None yet; failures come with the handle.
-    pub fn all_reduce<T: Element>(&'scope self, buffer: &'scope mut [T], op: ReduceOp) -> Result<Handle<'scope>, Error> {
-        Ok(self.start(raw(Collective::AllReduce, op, buffer.len(), buffer.as_ptr(), buffer.as_mut_ptr())))
+    pub fn all_reduce<T: Element>(
+        &'scope self,
+        buffer: &'scope mut [T],
+        op: ReduceOp,
+    ) -> Result<Handle<'scope>, Error> {
+        Ok(self.start(raw(
+            Collective::AllReduce,
+            op,
+            buffer.len(),
+            buffer.as_ptr(),
+            buffer.as_mut_ptr(),
+        )))
     }
 
     /// Starts a broadcast in place.
     ///
     /// # Errors
     /// As [`Scope::all_reduce`].
-    pub fn broadcast<T: Element>(&'scope self, buffer: &'scope mut [T], root: usize) -> Result<Handle<'scope>, Error> {
+    pub fn broadcast<T: Element>(
+        &'scope self,
+        buffer: &'scope mut [T],
+        root: usize,
+    ) -> Result<Handle<'scope>, Error> {
         let collective = Collective::Broadcast { root: root as u32 };
-        Ok(self.start(raw(collective, ReduceOp::Sum, buffer.len(), buffer.as_ptr(), buffer.as_mut_ptr())))
+        Ok(self.start(raw(
+            collective,
+            ReduceOp::Sum,
+            buffer.len(),
+            buffer.as_ptr(),
+            buffer.as_mut_ptr(),
+        )))
     }
 
     /// Starts a reduce_scatter: `input` is one block of `output.len()` elements per rank.
     ///
     /// # Errors
     /// Lengths that do not fit.
-    pub fn reduce_scatter<T: Element>(&'scope self, input: &'scope [T], output: &'scope mut [T], op: ReduceOp) -> Result<Handle<'scope>, Error> {
-        self.comm.fits("reduce_scatter's input", input.len(), output.len())?;
-        Ok(self.start(raw(Collective::ReduceScatter, op, output.len(), input.as_ptr(), output.as_mut_ptr())))
+    pub fn reduce_scatter<T: Element>(
+        &'scope self,
+        input: &'scope [T],
+        output: &'scope mut [T],
+        op: ReduceOp,
+    ) -> Result<Handle<'scope>, Error> {
+        self.comm
+            .fits("reduce_scatter's input", input.len(), output.len())?;
+        Ok(self.start(raw(
+            Collective::ReduceScatter,
+            op,
+            output.len(),
+            input.as_ptr(),
+            output.as_mut_ptr(),
+        )))
     }
 
     /// Starts an all_gather: `output` is one block of `input.len()` elements per rank.
     ///
     /// # Errors
     /// Lengths that do not fit.
-    pub fn all_gather<T: Element>(&'scope self, input: &'scope [T], output: &'scope mut [T]) -> Result<Handle<'scope>, Error> {
-        self.comm.fits("all_gather's output", output.len(), input.len())?;
-        Ok(self.start(raw(Collective::AllGather, ReduceOp::Sum, input.len(), input.as_ptr(), output.as_mut_ptr())))
+    pub fn all_gather<T: Element>(
+        &'scope self,
+        input: &'scope [T],
+        output: &'scope mut [T],
+    ) -> Result<Handle<'scope>, Error> {
+        self.comm
+            .fits("all_gather's output", output.len(), input.len())?;
+        Ok(self.start(raw(
+            Collective::AllGather,
+            ReduceOp::Sum,
+            input.len(),
+            input.as_ptr(),
+            output.as_mut_ptr(),
+        )))
     }
 }

@@ -97,7 +97,9 @@ impl Hooks for Shared {
 
     fn describe(&self, trouble: &Trouble) -> Vec<u8> {
         let remedy = match trouble {
-            Trouble::Gone { .. } => "look at that process's own output, and for the kernel's out-of-memory killer",
+            Trouble::Gone { .. } => {
+                "look at that process's own output, and for the kernel's out-of-memory killer"
+            }
             _ => "look at rank 0's process",
         };
         let mut error = Error::new(Kind::PeerLost, trouble.to_string(), remedy);
