@@ -38,7 +38,10 @@ impl Call {
     /// The number under which a call carries `collective`.
     pub fn code(collective: Collective) -> u8 {
         let name = collective.name();
-        NAMES.iter().position(|n| *n == name).expect("every collective is listed") as u8
+        NAMES
+            .iter()
+            .position(|n| *n == name)
+            .expect("every collective is listed") as u8
     }
 
     /// The collective's name.

@@ -80,7 +80,6 @@ impl Layout {
     pub fn cell(&self, cell: CellId) -> usize {
         self.data[cell.index()] as usize * self.slots as usize * self.slot_bytes
     }
-
 }
 
 /// How one call's buffers fall into blocks, chunks and pieces. Counts are in elements.

@@ -1,11 +1,21 @@
 //! All-reduce on the CPU for data-parallel training.
 
 pub mod call;
+pub mod communicator;
+pub mod config;
 pub mod dtype;
 pub mod engine;
+pub mod error;
 pub mod kernel;
 pub mod launch;
 pub mod layout;
 pub mod op;
 pub mod plan;
 pub mod simulate;
+pub mod stall;
+
+pub use communicator::{Communicator, Handle, RawCall, Registered, Scope};
+pub use config::{Config, Wire};
+pub use dtype::{DType, Element};
+pub use error::{Error, Kind};
+pub use op::ReduceOp;

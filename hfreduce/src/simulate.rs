@@ -256,7 +256,11 @@ impl<'a> Simulation<'a> {
     fn run(&mut self) -> Result<(), Failure> {
         let n = self.ranks.len();
         let mut idle = 0;
-        while self.ranks.iter().any(|r| r.call < self.scenario.counts.len()) {
+        while self
+            .ranks
+            .iter()
+            .any(|r| r.call < self.scenario.counts.len())
+        {
             let rank = self.random.below(n);
             let moved = self.turn(rank)?;
             idle = if moved { 0 } else { idle + 1 };
@@ -313,8 +317,13 @@ impl<'a> Simulation<'a> {
             // SAFETY: inside the rank's memory, which nobody else touches between its calls.
             unsafe { job_input.add(e).write(input(seed, call, rank, e)) };
         }
-        let kernel = Kernel::new(Variant::best(), DType::I64, ReduceOp::Sum, self.plan.shape.ranks())
-            .expect("sums of i64 exist");
+        let kernel = Kernel::new(
+            Variant::best(),
+            DType::I64,
+            ReduceOp::Sum,
+            self.plan.shape.ranks(),
+        )
+        .expect("sums of i64 exist");
         let job = Job {
             call: Call {
                 sequence: call as u64 + 1,

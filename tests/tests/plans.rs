@@ -64,10 +64,7 @@ fn every_collective_on_small_and_uneven_shapes() {
 #[test]
 fn large_groups() {
     prove(Collective::Barrier, &Shape::uniform(1024, 8));
-    prove(
-        Collective::Broadcast { root: 77 },
-        &Shape::uniform(256, 8),
-    );
+    prove(Collective::Broadcast { root: 77 }, &Shape::uniform(256, 8));
     prove(Collective::Reduce { root: 77 }, &Shape::uniform(256, 8));
     let shape = Shape::uniform(1024, 8);
     let plan = Plan::all_reduce_trees(&shape, &double_tree(1024));

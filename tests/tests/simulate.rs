@@ -34,11 +34,27 @@ fn run(shape: &Shape, collective: Collective, scenario: &Scenario) {
 #[test]
 fn every_collective_everywhere() {
     let shapes: Vec<Shape> = if cfg!(miri) {
-        vec![Shape::uniform(1, 2), Shape::uniform(2, 2), Shape::new(&[1, 2])]
+        vec![
+            Shape::uniform(1, 2),
+            Shape::uniform(2, 2),
+            Shape::new(&[1, 2]),
+        ]
     } else {
         [
-            &[1][..], &[2], &[3], &[8], &[1, 1], &[2, 2], &[4, 4], &[3, 5], &[1, 1, 1], &[2, 2, 2],
-            &[2, 3, 1, 4], &[1; 8], &[2; 5], &[8, 8],
+            &[1][..],
+            &[2],
+            &[3],
+            &[8],
+            &[1, 1],
+            &[2, 2],
+            &[4, 4],
+            &[3, 5],
+            &[1, 1, 1],
+            &[2, 2, 2],
+            &[2, 3, 1, 4],
+            &[1; 8],
+            &[2; 5],
+            &[8, 8],
         ]
         .iter()
         .map(|s| Shape::new(s))
@@ -50,7 +66,11 @@ fn every_collective_everywhere() {
             for seed in 0..seeds {
                 let scenario = Scenario {
                     seed,
-                    counts: if cfg!(miri) { vec![70, 1] } else { vec![0, 1, 3, 700, 64, 257, 5, 1025] },
+                    counts: if cfg!(miri) {
+                        vec![70, 1]
+                    } else {
+                        vec![0, 1, 3, 700, 64, 257, 5, 1025]
+                    },
                     piece: if seed % 3 == 0 { 64 } else { 256 },
                     window: 1 + seed as usize % 3,
                     in_place: seed & 1 == 1,
@@ -83,7 +103,11 @@ fn a_cut_link_is_an_error_and_not_a_wrong_result() {
         let scenario = Scenario {
             seed: at,
             counts: vec![2000; 2],
-            faults: vec![hfr_transport::sim::Fault::Cut { a: 0, b: 2, at_put: at }],
+            faults: vec![hfr_transport::sim::Fault::Cut {
+                a: 0,
+                b: 2,
+                at_put: at,
+            }],
             ..Scenario::default()
         };
         match simulate(&checked, &scenario) {

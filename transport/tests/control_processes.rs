@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hfr_transport::control::{Control, Report};
 use hfr_transport::store::StoreServer;
 use ranks::{COOKIE, Log, join};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 const WORLD: usize = 3;
 
@@ -89,6 +89,15 @@ impl Rank {
         self.listen()
     }
 
+    /// Returns when every thread of the process has stopped: the signal alone only begins that.
+    fn stop(&self) {
+        self.signal(Signal::STOP);
+        let (_, status) = waitpid(Some(self.pid()), WaitOptions::UNTRACED)
+            .unwrap()
+            .unwrap();
+        assert!(status.stopped());
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -131,7 +140,7 @@ fn a_killed_rank_is_named_to_all_others() {
 #[test]
 fn a_stopped_rank_is_silent_when_anothers_time_is_up() {
     let (_server, control, log, mut one, two) = rank_0_here();
-    two.signal(Signal::STOP);
+    two.stop();
     one.say("timeout");
     let text = log.wait();
     assert_eq!(
@@ -151,7 +160,7 @@ fn a_stopped_rank_0_is_named_alike_by_all_whose_time_is_up() {
     let zero = Rank::start(0, "");
     let (control, log) = join(&zero.address, "g", 1, WORLD);
     let mut two = Rank::start(2, &zero.address);
-    zero.signal(Signal::STOP);
+    zero.stop();
     control.report(Report::Timeout(b"t".to_vec()));
     two.say("timeout");
     let text = log.wait();

@@ -106,7 +106,9 @@ impl Engine {
         };
         if let Some(over) = over {
             let (target, count) = job.output(over, chunk);
-            header.output = self.offset_of(target, count * job.size).map_or(0, |o| o as u64 + 1);
+            header.output = self
+                .offset_of(target, count * job.size)
+                .map_or(0, |o| o as u64 + 1);
         }
         match self.offset_of(source, bytes) {
             Some(offset) if alias == TakeAlias::Shared => header.data = offset as u64 + 1,
@@ -164,7 +166,11 @@ impl Engine {
     }
 
     /// Resolves a reduction's terms and targets to addresses; all headers are compared here, before any byte is read.
-    #[allow(clippy::type_complexity, clippy::too_many_arguments, reason = "one caller, just above")]
+    #[allow(
+        clippy::type_complexity,
+        clippy::too_many_arguments,
+        reason = "one caller, just above"
+    )]
     fn gather(
         &self,
         run: usize,

@@ -293,9 +293,7 @@ impl Compiler<'_> {
             }
         };
         // The word of bits in a header names 64 local ranks; those behind are given a copy as if they had ordinary memory.
-        let nameable = |d: &&Direct| {
-            plan.shape.local(plan.stages[d.give].worker as usize) < 64
-        };
+        let nameable = |d: &&Direct| plan.shape.local(plan.stages[d.give].worker as usize) < 64;
         let targets: Vec<_> = direct.iter().filter(nameable).map(target).collect();
         Op::Reduce {
             terms: terms.iter().map(term).collect(),

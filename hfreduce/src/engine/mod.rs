@@ -210,7 +210,11 @@ impl Engine {
             let run = self.active[i];
             moved |= self.pass(run, &mut acts)?;
             let r = &mut self.runs[run];
-            while r.jobs.front().is_some_and(|(base, job)| base + job.extent.chunks() <= r.floor) {
+            while r
+                .jobs
+                .front()
+                .is_some_and(|(base, job)| base + job.extent.chunks() <= r.floor)
+            {
                 r.jobs.pop_front();
                 moved = true;
             }
@@ -232,7 +236,8 @@ impl Engine {
             }
             let r = &mut self.runs[run];
             let chunk = r.begun[i];
-            if chunk >= r.end.min(r.floor + r.window) || !Self::open(&self.board, &mut r.steps[i], chunk)
+            if chunk >= r.end.min(r.floor + r.window)
+                || !Self::open(&self.board, &mut r.steps[i], chunk)
             {
                 continue;
             }
@@ -336,7 +341,10 @@ impl Engine {
         for event in events.drain(..) {
             match event {
                 Event::Sent { ticket } => {
-                    self.finish((ticket >> 32) as usize, (ticket & u64::from(u32::MAX)) as usize);
+                    self.finish(
+                        (ticket >> 32) as usize,
+                        (ticket & u64::from(u32::MAX)) as usize,
+                    );
                 }
                 Event::Arrived { notice, .. } => self.arrived(notice),
             }

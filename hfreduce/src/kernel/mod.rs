@@ -240,13 +240,14 @@ impl Kernel {
 
 /// The factor modulo 2^64, if it is a whole number within the range of the integer type.
 fn whole(factor: f64, dtype: DType) -> Option<u64> {
-    let bits = 8 * dtype.size() as i32;
+    let bits = 8 * dtype.size();
     let signed = matches!(dtype, DType::I8 | DType::I32 | DType::I64);
-    // The bounds are powers of two, exact in f64; the upper one is excluded.
+    // The bounds are powers of two, exact in f64 (`powi` promises no exactness); the upper one is excluded.
+    let power = |exponent: usize| (1u128 << exponent) as f64;
     let (low, high) = if signed {
-        (-(2f64.powi(bits - 1)), 2f64.powi(bits - 1))
+        (-power(bits - 1), power(bits - 1))
     } else {
-        (0.0, 2f64.powi(bits))
+        (0.0, power(bits))
     };
     if factor.trunc() != factor || factor < low || factor >= high {
         return None;

@@ -221,7 +221,11 @@ impl<'a> Checker<'a> {
         self.barrier(&flow)?;
         flow.no_slot_overwritten(self.plan, &self.facts)?;
         self.aliases(&flow);
-        self.facts.piece = self.values.iter().map(|v| v.as_ref().map(|v| v.piece)).collect();
+        self.facts.piece = self
+            .values
+            .iter()
+            .map(|v| v.as_ref().map(|v| v.piece))
+            .collect();
         Ok(self.facts)
     }
 

@@ -15,8 +15,8 @@ mod show;
 
 pub use check::{Checked, Direct, Facts, Flaw, TakeAlias};
 pub use choose::{Choice, Model, Wanted, choose};
-pub use family::{candidates, checked};
 pub use cost::{Cost, RankCost};
+pub use family::{candidates, checked};
 pub use set::RankSet;
 pub use shape::Shape;
 
@@ -268,7 +268,12 @@ impl Plan {
             return from;
         }
         let to = self.cell(receiver, true);
-        self.push(source.home as usize, Act::Put { from }, Vec::new(), Some(to));
+        self.push(
+            source.home as usize,
+            Act::Put { from },
+            Vec::new(),
+            Some(to),
+        );
         to
     }
 

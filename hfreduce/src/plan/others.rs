@@ -58,7 +58,11 @@ impl Plan {
     /// ranks, and all nodes below, have what was sent.
     pub fn broadcast(shape: &Shape, root: usize, trees: &[Tree]) -> Plan {
         let mut plan = Plan::new("tree", shape, Collective::Broadcast { root: root as u32 });
-        plan.blocks = if shape.nodes() == 1 { 1 } else { trees.len() as u32 };
+        plan.blocks = if shape.nodes() == 1 {
+            1
+        } else {
+            trees.len() as u32
+        };
         for piece in plan.pieces() {
             let tree = &trees[piece.block as usize];
             let mut here = vec![CellId(0); shape.nodes()];

@@ -116,7 +116,11 @@ mod tests {
         assert_eq!(s.first_missing(100), Some(0));
         let before = s.clone();
         s.add(&RankSet::One(0), 100);
-        assert_eq!(before.len(), 3, "a shared set must not change under its other holders");
+        assert_eq!(
+            before.len(),
+            3,
+            "a shared set must not change under its other holders"
+        );
         assert_eq!(s.common(&RankSet::One(70)), Some(70));
         assert_eq!(before.common(&RankSet::One(0)), None);
         let mut all = RankSet::One(1);

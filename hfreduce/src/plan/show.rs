@@ -68,7 +68,8 @@ impl Plan {
 
     /// The plan as a graph in the language of `dot`: a box per node, an edge per cell.
     pub fn dot(&self) -> String {
-        let mut text = String::from("digraph plan {\n  rankdir=LR; node [shape=box, fontsize=10];\n");
+        let mut text =
+            String::from("digraph plan {\n  rankdir=LR; node [shape=box, fontsize=10];\n");
         for node in 0..self.shape.nodes() {
             let _ = writeln!(text, "  subgraph cluster_{node} {{ label=\"node {node}\";");
             for (i, s) in self.stages.iter().enumerate() {

@@ -51,6 +51,11 @@ fn format(dtype: DType) -> Format {
     }
 }
 
+/// Exactly 2^`exponent`, which `powi` does not promise.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((1023 + exponent) as u64) << 52)
+}
+
 impl Format {
     fn bias(&self) -> i32 {
         (1 << (self.exponent - 1)) - 1
@@ -81,8 +86,8 @@ impl Format {
         } else {
             (1.0, exponent)
         };
-        let fraction = mantissa as f64 / 2f64.powi(self.mantissa);
-        sign * (lead + fraction) * 2f64.powi(power - self.bias())
+        let fraction = mantissa as f64 / power_of_two(self.mantissa);
+        sign * (lead + fraction) * power_of_two(power - self.bias())
     }
 
     fn encode(&self, value: f64) -> u64 {
@@ -103,23 +108,23 @@ impl Format {
         // The exponent of the last place, then the nearest multiple of it, ties to even.
         let magnitude = value.abs();
         let mut power = 1 - self.bias();
-        while power < self.bias() + 2 && magnitude >= 2f64.powi(power + 1) {
+        while power < self.bias() + 2 && magnitude >= power_of_two(power + 1) {
             power += 1;
         }
-        let place = 2f64.powi(power - self.mantissa);
+        let place = power_of_two(power - self.mantissa);
         let rounded = (magnitude / place).round_ties_even() * place;
         if rounded > limit {
             return sign | beyond;
         }
         // `rounded` is a value of the format: count places from the exponent's first value.
-        if rounded >= 2f64.powi(power + 1) {
+        if rounded >= power_of_two(power + 1) {
             power += 1;
         }
-        if rounded < 2f64.powi(1 - self.bias()) {
+        if rounded < power_of_two(1 - self.bias()) {
             return sign | (rounded / place) as u64;
         }
         let exponent = (power + self.bias()) as u64;
-        let mantissa = ((rounded / 2f64.powi(power) - 1.0) * 2f64.powi(self.mantissa)) as u64;
+        let mantissa = ((rounded / power_of_two(power) - 1.0) * power_of_two(self.mantissa)) as u64;
         sign | exponent << self.mantissa | mantissa
     }
 }

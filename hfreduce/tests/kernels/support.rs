@@ -116,8 +116,8 @@ pub struct Shape {
 const GUARD: usize = 64;
 
 /// Memory that begins at a multiple of 64, so that an offset into it is a misalignment.
-#[repr(align(64))]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 struct Line([u8; 64]);
 
 /// Bytes at a chosen distance from a 64-byte boundary, with guard bytes on either side.

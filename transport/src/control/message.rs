@@ -273,9 +273,12 @@ fn trouble(r: &mut Reader) -> Result<Trouble, Malformed> {
 mod tests {
     use super::*;
 
+    fn host() -> String {
+        "h\u{f6}st".into()
+    }
+
     #[test]
-    fn every_message_comes_back_from_its_bytes() {
-        let host = || "h\u{f6}st".to_string();
+    fn every_message_of_a_rank_comes_back_from_its_bytes() {
         let from = [
             FromRank::Report(Report::Failure(vec![1])),
             FromRank::Report(Report::Check(vec![])),
@@ -302,6 +305,10 @@ mod tests {
         for message in from {
             assert_eq!(FromRank::decode(&message.encode()), Ok(message));
         }
+    }
+
+    #[test]
+    fn every_message_of_the_monitor_comes_back_from_its_bytes() {
         let asked = vec![
             Asked {
                 rank: 3,

@@ -1,6 +1,6 @@
 //! The protocol of counters and doorbells, over atomics alone: it knows no segment, no futex and no clock, so that loom can
-//! run the very same code (`tests/loom_doorbell.rs`). Invariant: a sleeper whose `recheck` was false is woken by every
-//! writer that publishes later, because of announce and recheck on one side, publish and look on the other, at least one sees the other.
+//! run the very same code (`tests/loom_doorbell.rs`). Invariant: a sleeper whose `recheck` said no is woken by every writer that
+//! publishes later: one announces and then looks, the other publishes and then looks, so at least one sees the other.
 
 #[cfg(not(loom))]
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};

@@ -1,0 +1,435 @@
+//! From settings to a running group: everyone meets at the store, nodes are found, each node's ranks share a segment and doorbells, wires
+//! exchange addresses, the control plane is joined. Every step has the same deadline and an error that says what to look at.
+
+use super::{
+    core::{Arena, Core, Group},
+    memory::Heap,
+    shared::{Shared, dump_on_signal},
+};
+use crate::{
+    config::{Config, Wire},
+    error::{Error, Kind},
+    plan::{Model, Shape},
+    stall,
+};
+use hfr_transport::{
+    PeerAddress, Transport, chaos,
+    control::{Control, Judge},
+    local::{Local, Places, Seat},
+    net,
+    shm::{
+        Board, DOORBELL_BYTES, Doorbell, Segment, Waiter, exchange, random_token, unique_address,
+    },
+    store::{Store, StoreServer, TcpStore},
+    tcp::Tcp,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Instant,
+};
+
+/// What every rank tells all others first.
+#[derive(Clone, Serialize, Deserialize)]
+struct Hello {
+    version: String,
+    node: String,
+    /// Ranks with equal hosts share cores, even where they claim different nodes.
+    host: String,
+    pid: u32,
+    cores: usize,
+    wire: Wire,
+    /// Where this rank gathers its node's descriptors, if it is the first of its node.
+    meeting: String,
+    token: [u8; 32],
+    algorithm: Option<String>,
+}
+
+/// Everything a communicator is made of.
+pub struct Parts {
+    pub core: Core,
+    pub heap: Arc<Heap>,
+    pub server: Option<StoreServer>,
+    pub wire: &'static str,
+}
+
+/// Counters of a node's board, slots and heap: virtual sizes; pages are reserved when they are needed.
+const COUNTERS: usize = 1 << 18;
+const SLOTS: usize = 8 << 30;
+
+fn start(cause: impl ToString, remedy: &str) -> Error {
+    Error::new(Kind::Start, cause.to_string(), remedy)
+}
+
+fn memory(error: hfr_transport::shm::Error) -> Error {
+    Error::new(Kind::Memory, error.cause, error.remedy)
+}
+
+/// Starts the group that `config` describes.
+pub fn connect(config: &Config) -> Result<Parts, Error> {
+    if config.world == 0 || config.rank >= config.world {
+        return Err(start(
+            format!("rank {} of {} ranks", config.rank, config.world),
+            "ranks count from 0 to the number of ranks less one",
+        ));
+    }
+    dump_on_signal();
+    if config.world == 1 {
+        return alone(config);
+    }
+    let rendezvous = config.rendezvous.as_deref().ok_or_else(|| {
+        start(
+            "no rendezvous is set",
+            "set HFR_COMM_ID=host:port to an address where rank 0 can listen",
+        )
+    })?;
+    let server = (config.rank == 0)
+        .then(|| StoreServer::start(rendezvous, &config.cookie))
+        .transpose()
+        .map_err(|e| start(e, "").at(config.rank, 0))?;
+    let deadline = Instant::now() + config.connect_timeout;
+    let store = TcpStore::connect(rendezvous, &config.cookie, deadline)
+        .map_err(|e| start(e, "").at(config.rank, 0))?;
+    let mut parts = join(config, Arc::new(store), "world")?;
+    parts.server = server;
+    Ok(parts)
+}
+
+/// A group of one: no rendezvous, no wire, no control plane.
+fn alone(config: &Config) -> Result<Parts, Error> {
+    let shape = Shape::uniform(1, 1);
+    let (arena, heap, len) = places(1, 1);
+    let segment = Arc::new(Segment::create("hfreduce", len).map_err(memory)?);
+    segment.reserve(0, 4096).map_err(memory)?;
+    let bell = Doorbell::new(segment.clone(), 0, None);
+    let shared = Shared::new(0, 0, bell.clone());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let core = Core::new(
+        config,
+        shape,
+        0,
+        shared,
+        None,
+        segment.clone(),
+        vec![bell],
+        None,
+        arena,
+        Model::usual(cores, "none"),
+        Waiter::new(1),
+    );
+    Ok(Parts {
+        core,
+        heap: Arc::new(Heap::new(segment, heap.0, heap.1)),
+        server: None,
+        wire: "none",
+    })
+}
+
+/// Where things lie in a segment: doorbells and mailboxes, board, slots, then a heap per rank.
+fn places(world: usize, local_size: usize) -> (Arena, (usize, usize), usize) {
+    let board = Places::bytes(world, local_size).next_multiple_of(4096);
+    let slots = board + Board::bytes(COUNTERS);
+    let heap = slots + SLOTS;
+    // As much address space per rank as the machine has memory: more can never be registered.
+    let pages = rustix::system::sysinfo();
+    let ram = pages.totalram as usize * pages.mem_unit.max(1) as usize;
+    let each = ram.next_multiple_of(1 << 21);
+    let arena = Arena {
+        board,
+        counters: COUNTERS,
+        slots,
+        bytes: SLOTS,
+    };
+    (arena, (heap, each), heap + local_size * each)
+}
+
+/// Joins the group `name`, whose ranks all meet at `store`.
+pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts, Error> {
+    let deadline = Instant::now() + config.connect_timeout;
+    let (rank, world) = (config.rank, config.world);
+    let gather = |what: &str, mine: &[u8]| {
+        store
+            .gather(&format!("{name}/{what}"), world, rank, mine, deadline)
+            .map_err(|e| start(e, "check that all ranks were started, with the same number of ranks and the same HFR_COMM_ID").at(rank, 0))
+    };
+    let hello = hello(config)?;
+    let hellos: Vec<Hello> = gather("hello", &serde_json::to_vec(&hello).unwrap_or_default())?
+        .iter()
+        .enumerate()
+        .map(|(r, bytes)| {
+            serde_json::from_slice(bytes).map_err(|e| {
+                start(
+                    format!("rank {r} introduced itself in a way this build does not know: {e}"),
+                    "start all ranks from one build",
+                )
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    agree(&hellos)?;
+    let (shape, node) = nodes(&hellos, rank)?;
+    // The same offsets on every node, whatever its number of ranks: a put names an offset of its target's segment.
+    let (arena, heap, len) = places(world, shape.widest());
+    let (segment, events) = meet(&hellos, &shape, rank, node, len, deadline)?;
+    let bells: Vec<Doorbell> = events
+        .into_iter()
+        .enumerate()
+        .map(|(l, fd)| Doorbell::new(segment.clone(), l * DOORBELL_BYTES, fd))
+        .collect();
+    let kind = kind(&hellos, &shape);
+    let wire = wire(config, &hellos, &shape, node, kind, &segment, &bells, arena)?;
+    let mine = wire.as_ref().map_or(Vec::new(), |w| w.address());
+    let peers = gather("address", &mine)?
+        .into_iter()
+        .enumerate()
+        .map(|(rank, address)| PeerAddress { rank, address })
+        .collect();
+    let shared = Shared::new(rank, node, bells[shape.local(rank)].clone());
+    let judge: Judge =
+        Arc::new(|question, states| stall::judge(question, states).map(|error| error.to_bytes()));
+    let control = Control::join(
+        config.rendezvous.as_deref().unwrap_or_default(),
+        &config.cookie,
+        name,
+        rank,
+        world,
+        shared.clone(),
+        (rank == 0).then_some(judge),
+        deadline,
+    )
+    .map_err(|e| start(e, "").at(rank, node))?;
+    watch(&control, &hellos, &shape, rank, node);
+    gather("joined", b"")?;
+    let sharing = hellos.iter().filter(|h| h.host == hello.host).count();
+    // Nodes emulated on one host share its cores; rank 0's count serves all, so that all choose alike.
+    let hosts = hellos.iter().filter(|h| h.host == hellos[0].host).count();
+    let cores = (hellos[0].cores * shape.widest())
+        .div_ceil(hosts.max(1))
+        .max(1);
+    let core = Core::new(
+        config,
+        shape.clone(),
+        node,
+        shared,
+        Some(Group {
+            store,
+            name: name.to_owned(),
+            control,
+            peers,
+        }),
+        segment.clone(),
+        bells,
+        wire,
+        arena,
+        Model::usual(cores, kind),
+        Waiter::new(sharing),
+    );
+    let at = heap.0 + shape.local(rank) * heap.1;
+    Ok(Parts {
+        core,
+        heap: Arc::new(Heap::new(segment, at, heap.1)),
+        server: None,
+        wire: kind,
+    })
+}
+
+fn hello(config: &Config) -> Result<Hello, Error> {
+    Ok(Hello {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: config.node.clone(),
+        host: crate::launch::node_identity(&|_| None),
+        pid: std::process::id(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        wire: config.wire,
+        meeting: unique_address("node").map_err(memory)?,
+        token: random_token().map_err(memory)?,
+        algorithm: config.algorithm.clone(),
+    })
+}
+
+/// Settings that must be the same everywhere.
+fn agree(hellos: &[Hello]) -> Result<(), Error> {
+    for (r, h) in hellos.iter().enumerate() {
+        let first = &hellos[0];
+        let differs = |what: &str, a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| {
+            start(
+                format!("rank 0 has {what} {a:?}, rank {r} has {b:?}"),
+                "start all ranks with the same settings and build",
+            )
+        };
+        if h.version != first.version {
+            return Err(differs("version", &first.version, &h.version));
+        }
+        if h.wire != first.wire {
+            return Err(differs("HFR_TRANSPORT", &first.wire, &h.wire));
+        }
+        if h.algorithm != first.algorithm {
+            return Err(differs("HFR_ALGO", &first.algorithm, &h.algorithm));
+        }
+    }
+    Ok(())
+}
+
+/// Which ranks share a node. Ranks of one node must be consecutive.
+fn nodes(hellos: &[Hello], rank: usize) -> Result<(Shape, usize), Error> {
+    let mut names: Vec<&str> = Vec::new();
+    let mut counts: Vec<usize> = Vec::new();
+    for (r, hello) in hellos.iter().enumerate() {
+        if names.last() == Some(&hello.node.as_str()) {
+            counts[names.len() - 1] += 1;
+        } else if names.contains(&hello.node.as_str()) {
+            return Err(start(
+                format!(
+                    "the ranks of node `{}` are not consecutive: rank {r} is on it again after ranks of other nodes",
+                    hello.node
+                ),
+                "number ranks node by node (mpirun --map-by slot, srun --distribution=block)",
+            ));
+        } else {
+            names.push(&hello.node);
+            counts.push(1);
+        }
+    }
+    let shape = Shape::new(&counts);
+    let node = shape.node_of(rank);
+    Ok((shape, node))
+}
+
+/// The node's segment, and everyone's eventfd by local rank.
+fn meet(
+    hellos: &[Hello],
+    shape: &Shape,
+    rank: usize,
+    node: usize,
+    len: usize,
+    deadline: Instant,
+) -> Result<(Arc<Segment>, Vec<Option<OwnedFd>>), Error> {
+    let leader = &hellos[shape.first(node)];
+    let local = shape.local(rank);
+    let mut mine = vec![Doorbell::event().map_err(memory)?];
+    let mut segment = None;
+    if local == 0 {
+        let created = Segment::create("hfreduce", len).map_err(memory)?;
+        let front = Places::bytes(hellos.len(), shape.widest()).next_multiple_of(4096);
+        created.reserve(0, front).map_err(memory)?;
+        let fd = created.fd().and_then(|fd| fd.try_clone_to_owned().ok());
+        mine.push(fd.ok_or_else(|| start("the segment's descriptor cannot be passed", ""))?);
+        segment = Some(created);
+    }
+    let mut table = exchange(
+        &leader.meeting,
+        &leader.token,
+        local,
+        shape.on(node),
+        mine,
+        deadline,
+    )
+    .map_err(|e| start(e.cause, &e.remedy).at(rank, node))?;
+    let segment = match segment {
+        Some(segment) => segment,
+        None => {
+            let fd = table[0]
+                .pop()
+                .ok_or_else(|| start("the node's first rank passed no segment", ""))?;
+            Segment::attach(fd).map_err(memory)?
+        }
+    };
+    // The first descriptor of each is its eventfd; the leader's segment behind it is closed with the table.
+    let events = table
+        .into_iter()
+        .map(|fds| fds.into_iter().next())
+        .collect();
+    Ok((Arc::new(segment), events))
+}
+
+fn kind(hellos: &[Hello], shape: &Shape) -> &'static str {
+    let one_host = hellos.iter().all(|h| h.host == hellos[0].host);
+    match hellos[0].wire {
+        _ if shape.nodes() == 1 => "none",
+        Wire::Local => "local",
+        Wire::Tcp => "tcp",
+        Wire::Auto if one_host => "local",
+        Wire::Auto => "tcp",
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "one caller, above")]
+fn wire(
+    config: &Config,
+    hellos: &[Hello],
+    shape: &Shape,
+    node: usize,
+    kind: &str,
+    segment: &Arc<Segment>,
+    bells: &[Doorbell],
+    arena: Arena,
+) -> Result<Option<Box<dyn Transport>>, Error> {
+    let local = shape.local(config.rank);
+    let fail = |e: hfr_transport::Error| start(e, "").at(config.rank, node);
+    let plain: Box<dyn Transport> = match kind {
+        "none" => return Ok(None),
+        "local" => {
+            let seat = Seat {
+                rank: config.rank,
+                world: config.world,
+                node,
+                local_rank: local,
+                local_size: shape.on(node),
+            };
+            let places = Places::packed(0, shape.on(node));
+            let event = bells[local]
+                .event_fd()
+                .and_then(|fd| fd.try_clone_to_owned().ok());
+            Box::new(Local::new(seat, segment.clone(), places, event).map_err(fail)?)
+        }
+        _ => {
+            let selector = config.interface.as_ref().map(|(s, _)| s.as_str());
+            let ip = net::choose(rendezvous(config)?, selector)
+                .map_err(|e| start(e, "set HFR_SOCKET_IFNAME").at(config.rank, node))?;
+            let writable = arena.slots..arena.slots + arena.bytes;
+            Box::new(
+                Tcp::bind(config.rank, segment.clone(), writable, ip, hellos[0].token)
+                    .map_err(fail)?,
+            )
+        }
+    };
+    let Some(script) = &config.chaos else {
+        return Ok(Some(plain));
+    };
+    let script: chaos::Script = script
+        .parse()
+        .map_err(|e| start(format!("HFR_CHAOS={script}: {e}"), ""))?;
+    Ok(Some(Box::new(
+        chaos::Chaos::new(plain, script).map_err(fail)?,
+    )))
+}
+
+fn rendezvous(config: &Config) -> Result<SocketAddr, Error> {
+    let text = config.rendezvous.as_deref().unwrap_or_default();
+    text.to_socket_addrs()
+        .ok()
+        .and_then(|mut all| all.next())
+        .ok_or_else(|| {
+            start(
+                format!("`{text}` is no address this host can resolve"),
+                "set HFR_COMM_ID=host:port",
+            )
+        })
+}
+
+/// Local processes that die are known at once. Where a process cannot be watched (another pid namespace), its control connection tells.
+fn watch(control: &Control, hellos: &[Hello], shape: &Shape, rank: usize, node: usize) {
+    for other in shape.ranks_of(node).filter(|r| *r != rank) {
+        let pid = hellos[other].pid as i32;
+        if pid == std::process::id() as i32 {
+            continue;
+        }
+        let open = rustix::process::Pid::from_raw(pid).and_then(|pid| {
+            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+        });
+        if let Some(fd) = open {
+            control.watch(other, fd);
+        }
+    }
+}

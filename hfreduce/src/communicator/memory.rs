@@ -1,0 +1,128 @@
+//! Registered buffers: memory in the node's segment that other local ranks can read and write, so that calls on it copy nothing in or out.
+//! Each rank has a stretch of the segment of its own and hands it out first-fit in pages; pages are reserved before they are handed
+//! out, so a lack of memory is an error here, and given back on drop.
+
+use crate::{
+    dtype::Element,
+    error::{Error, Kind},
+};
+use hfr_transport::shm::Segment;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex},
+};
+
+/// Buffers start on pages of this size, which is also the unit of reserving.
+const PAGE: usize = 4096;
+
+/// One rank's stretch of the segment.
+pub struct Heap {
+    segment: Arc<Segment>,
+    /// Free stretches by offset, never touching each other.
+    free: Mutex<Vec<(usize, usize)>>,
+}
+
+impl Heap {
+    /// The `bytes` bytes from `at` on.
+    pub fn new(segment: Arc<Segment>, at: usize, bytes: usize) -> Heap {
+        Heap {
+            segment,
+            free: Mutex::new(vec![(at, bytes)]),
+        }
+    }
+
+    fn take(&self, bytes: usize) -> Option<usize> {
+        let mut free = self.free.lock().ok()?;
+        let i = free.iter().position(|(_, len)| *len >= bytes)?;
+        let (at, len) = free[i];
+        if len == bytes {
+            free.remove(i);
+        } else {
+            free[i] = (at + bytes, len - bytes);
+        }
+        Some(at)
+    }
+
+    fn put_back(&self, at: usize, bytes: usize) {
+        let Ok(mut free) = self.free.lock() else {
+            return;
+        };
+        let i = free.partition_point(|(a, _)| *a < at);
+        free.insert(i, (at, bytes));
+        if i + 1 < free.len() && at + bytes == free[i + 1].0 {
+            free[i].1 += free[i + 1].1;
+            free.remove(i + 1);
+        }
+        if i > 0 && free[i - 1].0 + free[i - 1].1 == at {
+            free[i - 1].1 += free[i].1;
+            free.remove(i);
+        }
+    }
+
+    /// `count` elements, all zero bits.
+    pub fn alloc<T: Element>(self: &Arc<Heap>, count: usize) -> Result<Registered<T>, Error> {
+        let wanted = count
+            .checked_mul(size_of::<T>())
+            .and_then(|b| b.max(1).checked_next_multiple_of(PAGE));
+        let none = || {
+            Error::new(
+                Kind::Memory,
+                format!(
+                    "no room for {count} elements of {} bytes in this rank's registered memory",
+                    size_of::<T>()
+                ),
+                "free other registered buffers first",
+            )
+        };
+        let bytes = wanted.ok_or_else(none)?;
+        let at = self.take(bytes).ok_or_else(none)?;
+        if let Err(error) = self.segment.reserve(at, bytes) {
+            self.put_back(at, bytes);
+            return Err(Error::new(Kind::Memory, error.cause, error.remedy));
+        }
+        Ok(Registered {
+            heap: self.clone(),
+            at,
+            bytes,
+            count,
+            of: std::marker::PhantomData,
+        })
+    }
+}
+
+/// A buffer in the node's segment; use it like a slice. Calls on it copy nothing in or out.
+///
+/// After a call has failed its contents are unspecified, and so they are while one runs on it: other ranks of the node work on it.
+pub struct Registered<T: Element> {
+    heap: Arc<Heap>,
+    at: usize,
+    bytes: usize,
+    count: usize,
+    of: std::marker::PhantomData<T>,
+}
+
+impl<T: Element> Deref for Registered<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        let at = self.heap.segment.at(self.at, self.bytes);
+        // SAFETY: page-aligned, inside the segment, ours until dropped; any bits are a `T` (`Element` is plain data).
+        unsafe { std::slice::from_raw_parts(at.cast(), self.count) }
+    }
+}
+
+impl<T: Element> DerefMut for Registered<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        let at = self.heap.segment.at(self.at, self.bytes);
+        // SAFETY: as in `deref`, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(at.cast(), self.count) }
+    }
+}
+
+impl<T: Element> Drop for Registered<T> {
+    fn drop(&mut self) {
+        // Pages that cannot be given back now are given back with the segment.
+        let _ = self.heap.segment.release(self.at, self.bytes);
+        self.heap.put_back(self.at, self.bytes);
+    }
+}

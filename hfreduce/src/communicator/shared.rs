@@ -1,0 +1,137 @@
+//! What a rank's threads share: the verdict, the history, the doorbell. The control thread delivers the verdict here; whoever runs the engine
+//! looks at one flag per step. Invariant: the first verdict stays; it is set before the flag.
+
+use crate::{
+    error::{Error, Kind},
+    stall::History,
+};
+use hfr_transport::{
+    control::{Hooks, Trouble},
+    shm::Doorbell,
+};
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// One communicator's shared state in this process.
+pub struct Shared {
+    pub rank: usize,
+    pub node: usize,
+    pub history: History,
+    bell: Doorbell,
+    poisoned: AtomicBool,
+    verdict: Mutex<Option<Error>>,
+    told: Condvar,
+}
+
+impl Shared {
+    pub fn new(rank: usize, node: usize, bell: Doorbell) -> Arc<Shared> {
+        let shared = Arc::new(Shared {
+            rank,
+            node,
+            history: History::default(),
+            bell,
+            poisoned: AtomicBool::new(false),
+            verdict: Mutex::new(None),
+            told: Condvar::new(),
+        });
+        if let Ok(mut all) = REGISTRY.lock() {
+            all.retain(|s| s.strong_count() > 0);
+            all.push(Arc::downgrade(&shared));
+        }
+        shared
+    }
+
+    /// Whether there is a verdict.
+    #[inline]
+    pub fn poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// The verdict, if there is one.
+    pub fn verdict(&self) -> Option<Error> {
+        self.verdict.lock().ok()?.clone()
+    }
+
+    /// Sets the verdict, if it is the first, and wakes whoever runs the engine.
+    pub fn poison(&self, error: Error) {
+        if let Ok(mut verdict) = self.verdict.lock() {
+            verdict.get_or_insert(error);
+            self.poisoned.store(true, Ordering::Release);
+        }
+        self.told.notify_all();
+        self.bell.ring();
+    }
+
+    /// Waits for the verdict, at most `limit`; `own` becomes it if nobody has told another by then.
+    pub fn await_verdict(&self, own: Error, limit: Duration) -> Error {
+        let Ok(guard) = self.verdict.lock() else {
+            return own;
+        };
+        let told = self.told.wait_timeout_while(guard, limit, |v| v.is_none());
+        let verdict = told.ok().and_then(|(v, _)| v.clone());
+        verdict.unwrap_or_else(|| {
+            self.poison(own.clone());
+            own
+        })
+    }
+
+    /// Wakes whoever runs the engine.
+    pub fn ring(&self) {
+        self.bell.ring();
+    }
+}
+
+impl Hooks for Shared {
+    fn status(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.history.status()).unwrap_or_default()
+    }
+
+    fn verdict(&self, cause: &[u8]) {
+        self.poison(Error::from_bytes(cause));
+    }
+
+    fn describe(&self, trouble: &Trouble) -> Vec<u8> {
+        let remedy = match trouble {
+            Trouble::Gone { .. } => {
+                "look at that process's own output, and for the kernel's out-of-memory killer"
+            }
+            _ => "look at rank 0's process",
+        };
+        let mut error = Error::new(Kind::PeerLost, trouble.to_string(), remedy);
+        error.peer = match trouble {
+            Trouble::Gone { rank, .. } => Some(*rank),
+            _ => Some(0),
+        };
+        error.to_bytes()
+    }
+}
+
+static REGISTRY: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+
+/// Prints every communicator's last calls to standard error when the process gets SIGUSR1. Installed once per process; handlers that
+/// others have installed are called as well.
+pub fn dump_on_signal() {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        let Ok(mut signals) = signal_hook::iterator::Signals::new([signal_hook::consts::SIGUSR1])
+        else {
+            return;
+        };
+        // Without the thread there is no dump, which is no reason not to start.
+        let _ = std::thread::Builder::new()
+            .name("hfr-dump".into())
+            .spawn(move || {
+                for _ in signals.forever() {
+                    let all = REGISTRY.lock().map(|r| r.clone()).unwrap_or_default();
+                    for shared in all.iter().filter_map(Weak::upgrade) {
+                        eprint!("{}", shared.history.dump(shared.rank, shared.node));
+                    }
+                }
+            });
+    });
+}

@@ -1,0 +1,118 @@
+//! Settings, and the one place where environment variables are read. Every variable with its unit and reason:
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `HFR_RANK`, `HFR_WORLD_SIZE` | this process's rank and the number of ranks; before any launcher's own variables |
+//! | `HFR_COMM_ID` | `host:port` where rank 0 listens (fallback `NCCL_COMM_ID`) |
+//! | `HFR_COOKIE` | the job's secret, so that a stranger cannot join |
+//! | `HFR_NODE` | which node this rank claims to be on, to play several nodes on one host |
+//! | `HFR_TRANSPORT` | `auto` (default), `local` or `tcp` |
+//! | `HFR_SOCKET_IFNAME` | interface for `tcp`, in NCCL's selector syntax (fallback `NCCL_SOCKET_IFNAME`) |
+//! | `HFR_TIMEOUT` | seconds without progress after which an operation fails (default 300) |
+//! | `HFR_CONNECT_TIMEOUT` | seconds to wait for all ranks at the start (default 120) |
+//! | `HFR_ALGO` | name of the all_reduce plan to use instead of the chosen one |
+//! | `HFR_CHAOS` | faults to inject into the wire, for tests: see `hfr_transport::chaos` |
+
+use crate::{
+    error::{Error, Kind},
+    launch::{Launch, node_identity},
+};
+use std::time::Duration;
+
+/// How nodes reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum Wire {
+    /// `local` when all ranks share a host, otherwise `tcp`.
+    #[default]
+    Auto,
+    /// Nodes emulated on one host through shared memory.
+    Local,
+    /// Sockets.
+    Tcp,
+}
+
+/// What a communicator needs to know to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This process's rank.
+    pub rank: usize,
+    /// Number of ranks.
+    pub world: usize,
+    /// `host:port` where rank 0 listens; needed when `world` is above 1.
+    pub rendezvous: Option<String>,
+    /// The job's secret.
+    pub cookie: Vec<u8>,
+    /// What all ranks of this rank's node have in common, and no others.
+    pub node: String,
+    /// How nodes reach each other.
+    pub wire: Wire,
+    /// Interface selector, and the variable it came from.
+    pub interface: Option<(String, String)>,
+    /// No progress for this long fails an operation.
+    pub timeout: Duration,
+    /// All ranks must have come within this time.
+    pub connect_timeout: Duration,
+    /// Name of the all_reduce plan to use.
+    pub algorithm: Option<String>,
+    /// Faults to inject.
+    pub chaos: Option<String>,
+}
+
+impl Config {
+    /// The settings of a rank, all else by default.
+    pub fn new(rank: usize, world: usize, rendezvous: &str, cookie: &[u8]) -> Config {
+        Config {
+            rank,
+            world,
+            rendezvous: Some(rendezvous.to_owned()),
+            cookie: cookie.to_owned(),
+            node: node_identity(&|_| None),
+            wire: Wire::Auto,
+            interface: None,
+            timeout: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(120),
+            algorithm: None,
+            chaos: None,
+        }
+    }
+
+    /// The settings that the environment gives: torchrun, MPI launchers, Slurm, or the `HFR_` variables.
+    ///
+    /// # Errors
+    /// A variable that makes no sense, by name and value.
+    pub fn from_env() -> Result<Config, Error> {
+        let env = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let wrong = |cause: String| Error::new(Kind::Start, cause, "");
+        let launch = Launch::from_env(&env).map_err(|e| wrong(e.to_string()))?;
+        let seconds = |name: &str, usual: f64| match env(name) {
+            None => Ok(Duration::from_secs_f64(usual)),
+            Some(text) => match text.parse::<f64>() {
+                Ok(s) if s > 0.0 && s < 1e9 => Ok(Duration::from_secs_f64(s)),
+                _ => Err(wrong(format!("{name}={text} is no number of seconds"))),
+            },
+        };
+        let wire = match env("HFR_TRANSPORT").as_deref() {
+            None | Some("auto") => Wire::Auto,
+            Some("local") => Wire::Local,
+            Some("tcp") => Wire::Tcp,
+            Some(other) => {
+                return Err(wrong(format!(
+                    "HFR_TRANSPORT={other} is none of auto, local, tcp"
+                )));
+            }
+        };
+        Ok(Config {
+            rank: launch.rank,
+            world: launch.world,
+            rendezvous: launch.rendezvous,
+            cookie: launch.cookie,
+            node: node_identity(&env),
+            wire,
+            interface: hfr_transport::net::selector_from(&env).map(|(s, v)| (s, v.to_owned())),
+            timeout: seconds("HFR_TIMEOUT", 300.0)?,
+            connect_timeout: seconds("HFR_CONNECT_TIMEOUT", 120.0)?,
+            algorithm: env("HFR_ALGO"),
+            chaos: env("HFR_CHAOS"),
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! The communicator on threads, each a rank with a segment mapping, sockets and control connection of its own: the matrix of sizes, shapes,
+//! wires, types and ways to call.
+
+use hfr_tests::ranks;
+use hfreduce::{ReduceOp, Wire};
+
+const SIZES: [usize; 14] = [
+    0, 1, 3, 4, 7, 64, 100, 1000, 1023, 1024, 4095, 4097, 65535, 65536,
+];
+
+fn input(rank: usize, i: usize) -> i64 {
+    ((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 7) as i64 ^ ((rank as i64 + 1) << 40)
+}
+
+fn shapes() -> Vec<(Vec<usize>, Wire)> {
+    let mut all = vec![
+        (vec![1], Wire::Auto),
+        (vec![2], Wire::Auto),
+        (vec![5], Wire::Auto),
+    ];
+    for wire in [Wire::Local, Wire::Tcp] {
+        for nodes in [&[1, 1][..], &[2, 2], &[3, 5], &[1, 1, 1], &[2, 1, 2, 1]] {
+            all.push((nodes.to_vec(), wire));
+        }
+    }
+    all
+}
+
+#[test]
+fn every_collective_on_every_shape_and_wire() {
+    for (nodes, wire) in shapes() {
+        ranks(
+            &nodes,
+            wire,
+            |_| (),
+            |comm| {
+                let (me, n) = (comm.rank(), comm.size());
+                for count in SIZES.into_iter().filter(|c| *c < 5000 || c * n < 400_000) {
+                    let mine: Vec<i64> = (0..count).map(|i| input(me, i)).collect();
+                    let sum = |i: usize| (0..n).fold(0i64, |s, r| s.wrapping_add(input(r, i)));
+                    let sums: Vec<i64> = (0..count).map(sum).collect();
+                    let what = format!("{nodes:?} {wire:?} rank {me} count {count}");
+
+                    let mut buffer = mine.clone();
+                    comm.all_reduce(&mut buffer, ReduceOp::Sum).expect(&what);
+                    assert!(buffer == sums, "all_reduce {what}");
+                    let mut out = vec![0; count];
+                    comm.all_reduce_into(&mine, &mut out, ReduceOp::Sum)
+                        .expect(&what);
+                    assert!(out == sums, "all_reduce_into {what}");
+
+                    let mut gathered = vec![0; count * n];
+                    comm.all_gather(&mine, &mut gathered).expect(&what);
+                    let all: Vec<i64> = (0..n)
+                        .flat_map(|r| (0..count).map(move |i| input(r, i)))
+                        .collect();
+                    assert!(gathered == all, "all_gather {what}");
+                    let mut gathered = vec![0; count * n];
+                    gathered[me * count..][..count].copy_from_slice(&mine);
+                    comm.all_gather_in_place(&mut gathered).expect(&what);
+                    assert!(gathered == all, "all_gather_in_place {what}");
+
+                    let wide: Vec<i64> = (0..count * n).map(|i| input(me, i)).collect();
+                    let mut out = vec![0; count];
+                    comm.reduce_scatter(&wide, &mut out, ReduceOp::Sum)
+                        .expect(&what);
+                    assert!(
+                        (0..count).all(|i| out[i] == sum(me * count + i)),
+                        "reduce_scatter {what}"
+                    );
+                    let mut wide = wide;
+                    comm.reduce_scatter_in_place(&mut wide, ReduceOp::Sum)
+                        .expect(&what);
+                    assert!(
+                        wide[me * count..][..count] == out,
+                        "reduce_scatter_in_place {what}"
+                    );
+
+                    for root in [0, n - 1] {
+                        let mut buffer = mine.clone();
+                        comm.broadcast(&mut buffer, root).expect(&what);
+                        assert!(
+                            (0..count).all(|i| buffer[i] == input(root, i)),
+                            "broadcast {what}"
+                        );
+                        let mut buffer = mine.clone();
+                        comm.reduce(&mut buffer, ReduceOp::Sum, root).expect(&what);
+                        assert!(
+                            buffer == if me == root { &sums[..] } else { &mine[..] },
+                            "reduce {what}"
+                        );
+                    }
+                    comm.barrier().expect(&what);
+                }
+            },
+        );
+    }
+}
