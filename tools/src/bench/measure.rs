@@ -44,7 +44,7 @@ pub fn measure(job: &Job, call: &Call, memory: &mut Memory, in_place: bool, how:
     let (rank, ranks) = (job.group().rank(), job.group().size());
     let (i, o) = call.lengths(ranks);
     prepare(call, memory, in_place, rank, ranks);
-    let mut run = |memory: &mut Memory| {
+    let run = |memory: &mut Memory| {
         if in_place {
             job.run_in_place(call, &mut memory.output)
         } else {

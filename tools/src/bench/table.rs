@@ -75,7 +75,11 @@ fn number(value: f64, width: usize) -> String {
         digits += 1;
         limit *= 10.0;
     }
-    let decimals = (width - 1).saturating_sub(digits + usize::from(digits + 2 > width)).min(2);
+    let decimals = if digits < width - 2 {
+        2
+    } else {
+        usize::from(digits < width - 1)
+    };
     format!("{value:width$.decimals$}")
 }
 

@@ -15,7 +15,7 @@ pub const PERIOD: usize = 4093;
 const LARGEST: u64 = 1000;
 
 fn hash(rank: usize, element: usize) -> u64 {
-    let mut z = (rank as u64 + 1) << 32 ^ (element as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut z = ((rank as u64 + 1) << 32) ^ (element as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
