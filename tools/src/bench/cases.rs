@@ -47,12 +47,21 @@ pub fn cases(asked: &Asked) -> Result<Vec<Case>> {
         asked.root,
         asked.ranks
     );
-    let dtypes = named(asked.dtypes, "element type", DType::ALL.to_vec(), DType::from_name)?;
+    let dtypes = named(
+        asked.dtypes,
+        "element type",
+        DType::ALL.to_vec(),
+        DType::from_name,
+    )?;
     // A factor of 1 would hide a multiplication that is left out.
     let every: Vec<ReduceOp> = ReduceOp::ALL.into_iter().map(plain_mulsum).collect();
     let find = |name: &str| ReduceOp::from_name(name).map(plain_mulsum);
     let ops = named(asked.ops, "operation", every, find)?;
-    let lenient = asked.dtypes.iter().chain(asked.ops).any(|name| name == "all");
+    let lenient = asked
+        .dtypes
+        .iter()
+        .chain(asked.ops)
+        .any(|name| name == "all");
     let mut cases = Vec::new();
     for collective in plan::collectives(asked.collective, asked.root)? {
         if collective == Collective::Barrier {
@@ -91,7 +100,12 @@ fn exists(dtype: DType, op: ReduceOp, asked: &Asked) -> Result<(), String> {
     Ok(())
 }
 
-fn named<T>(names: &[String], what: &str, all: Vec<T>, find: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+fn named<T>(
+    names: &[String],
+    what: &str,
+    all: Vec<T>,
+    find: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>> {
     if names.iter().any(|name| name == "all") {
         return Ok(all);
     }
@@ -115,10 +129,21 @@ pub enum Growth {
 }
 
 /// The calls of a case from `first` to `last` bytes (of the larger buffer), without repetitions.
-pub fn calls(case: (Collective, DType, ReduceOp), ranks: usize, first: usize, last: usize, growth: Growth) -> Vec<Call> {
+pub fn calls(
+    case: (Collective, DType, ReduceOp),
+    ranks: usize,
+    first: usize,
+    last: usize,
+    growth: Growth,
+) -> Vec<Call> {
     let (collective, dtype, op) = case;
     if collective == Collective::Barrier {
-        return vec![Call { collective, dtype, op, count: 0 }];
+        return vec![Call {
+            collective,
+            dtype,
+            op,
+            count: 0,
+        }];
     }
     let mut calls: Vec<Call> = Vec::new();
     let mut bytes = first;
@@ -130,7 +155,12 @@ pub fn calls(case: (Collective, DType, ReduceOp), ranks: usize, first: usize, la
         };
         let count = count.max(1);
         if calls.last().is_none_or(|before| before.count != count) {
-            calls.push(Call { collective, dtype, op, count });
+            calls.push(Call {
+                collective,
+                dtype,
+                op,
+                count,
+            });
         }
         bytes = match growth {
             Growth::Factor(factor) => ((bytes as f64 * factor) as usize).max(bytes + 1),
@@ -157,16 +187,25 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_is_refused_or_skipped() {
-        let error = ask("all_reduce", "float", "band").expect_err("floats have no bits").to_string();
+        let error = ask("all_reduce", "float", "band")
+            .expect_err("floats have no bits")
+            .to_string();
         assert!(error.contains("band"), "{error}");
         let every = ask("all_reduce", "all", "all").expect("all");
-        let skipped = every.iter().filter(|case| matches!(case, Case::Skip(_))).count();
+        let skipped = every
+            .iter()
+            .filter(|case| matches!(case, Case::Skip(_)))
+            .count();
         assert_eq!((every.len(), skipped), (12 * 9, 6 * 3));
         assert!(ask("all_reduce", "quad", "sum").is_err());
         assert!(ask("all_reduce", "float", "median").is_err());
         assert_eq!(
             ask("broadcast", "half", "sum").expect("broadcast"),
-            [Case::Run(Collective::Broadcast { root: 1 }, DType::F16, ReduceOp::Sum)]
+            [Case::Run(
+                Collective::Broadcast { root: 1 },
+                DType::F16,
+                ReduceOp::Sum
+            )]
         );
         assert_eq!(ask("all", "half", "sum").expect("all").len(), 6);
     }
@@ -174,15 +213,34 @@ mod tests {
     #[test]
     fn sizes_are_those_of_the_larger_buffer() {
         let sizes = |collective, first, last, growth| -> Vec<usize> {
-            calls((collective, DType::F32, ReduceOp::Sum), 8, first, last, growth)
-                .iter()
-                .map(|call| call.count)
-                .collect()
+            calls(
+                (collective, DType::F32, ReduceOp::Sum),
+                8,
+                first,
+                last,
+                growth,
+            )
+            .iter()
+            .map(|call| call.count)
+            .collect()
         };
-        assert_eq!(sizes(Collective::AllReduce, 8, 128, Growth::Factor(4.0)), [2, 8, 32]);
-        assert_eq!(sizes(Collective::AllReduce, 8, 24, Growth::Step(8)), [2, 4, 6]);
-        assert_eq!(sizes(Collective::AllGather, 8, 128, Growth::Factor(2.0)), [1, 2, 4]);
+        assert_eq!(
+            sizes(Collective::AllReduce, 8, 128, Growth::Factor(4.0)),
+            [2, 8, 32]
+        );
+        assert_eq!(
+            sizes(Collective::AllReduce, 8, 24, Growth::Step(8)),
+            [2, 4, 6]
+        );
+        assert_eq!(
+            sizes(Collective::AllGather, 8, 128, Growth::Factor(2.0)),
+            [1, 2, 4]
+        );
         assert_eq!(sizes(Collective::Barrier, 8, 128, Growth::Factor(2.0)), [0]);
-        assert_eq!(sizes(Collective::AllReduce, 8, 12, Growth::Factor(1.0)), [2, 3], "a factor of 1 ends");
+        assert_eq!(
+            sizes(Collective::AllReduce, 8, 12, Growth::Factor(1.0)),
+            [2, 3],
+            "a factor of 1 ends"
+        );
     }
 }

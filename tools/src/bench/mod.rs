@@ -22,8 +22,10 @@ use std::path::PathBuf;
 
 /// Arguments of `hfr bench`.
 #[derive(clap::Args)]
-#[command(after_help = "Within a job (torchrun, mpirun, srun, hfr run) this joins it; otherwise it starts --nodes x --ranks-per-node \
-processes here.\nExit code: 0 when all is right, 1 when an element was wrong or a rank failed.")]
+#[command(
+    after_help = "Within a job (torchrun, mpirun, srun, hfr run) this joins it; otherwise it starts --nodes x --ranks-per-node \
+processes here.\nExit code: 0 when all is right, 1 when an element was wrong or a rank failed."
+)]
 pub struct Args {
     /// all_reduce, reduce_scatter, all_gather, broadcast, reduce, barrier or all
     #[arg(value_name = "COLLECTIVE", conflicts_with = "collective")]
@@ -117,9 +119,13 @@ impl Args {
         let growth = self.step.map_or(Growth::Factor(self.factor), Growth::Step);
         match *case {
             Case::Skip(_) => Vec::new(),
-            Case::Run(collective, dtype, op) => {
-                calls((collective, dtype, op), ranks, self.min_bytes, self.max_bytes, growth)
-            }
+            Case::Run(collective, dtype, op) => calls(
+                (collective, dtype, op),
+                ranks,
+                self.min_bytes,
+                self.max_bytes,
+                growth,
+            ),
         }
     }
 }

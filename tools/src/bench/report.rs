@@ -42,8 +42,9 @@ impl Report {
         let group = job.group();
         let speaks = group.rank() == 0;
         let progress = (speaks && std::io::stderr().is_terminal()).then(|| {
-            let style = ProgressStyle::with_template("{bar:30} {pos} of {len} sizes, {elapsed}, {msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template("{bar:30} {pos} of {len} sizes, {elapsed}, {msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(rows as u64).with_style(style)
         });
         let mut report = Report {
@@ -90,7 +91,9 @@ impl Report {
             self.ranks, self.nodes, args.min_bytes, args.max_bytes, args.warmup_iters, args.check, args.registered
         ));
         self.say("#\n# Using devices");
-        notes.iter().for_each(|note| self.say(&format!("#  {note}")));
+        notes
+            .iter()
+            .for_each(|note| self.say(&format!("#  {note}")));
     }
 
     /// A line for people.
@@ -114,7 +117,9 @@ impl Report {
             Case::Run(collective, ..) => {
                 let name = collective.name();
                 if self.titled != Some(name) {
-                    self.say(&format!("#\n# Collective test starting: {name}\n#\n{HEADER}"));
+                    self.say(&format!(
+                        "#\n# Collective test starting: {name}\n#\n{HEADER}"
+                    ));
                     self.titled = Some(name);
                 }
             }
@@ -128,7 +133,11 @@ impl Report {
     pub fn row(&mut self, call: &Call, ways: [Way; 2]) -> Result<()> {
         let (i, o) = call.lengths(self.ranks);
         let barrier = call.collective == Collective::Barrier;
-        let op = if call.collective.reduces() { call.op.name() } else { "none" };
+        let op = if call.collective.reduces() {
+            call.op.name()
+        } else {
+            "none"
+        };
         let dtype = if barrier { "none" } else { call.dtype.name() };
         let text = row(
             &Row {
@@ -149,7 +158,11 @@ impl Report {
             let line = Line {
                 collective: call.collective.name(),
                 dtype,
-                op: if op == "none" { op.to_owned() } else { call.op.to_string() },
+                op: if op == "none" {
+                    op.to_owned()
+                } else {
+                    call.op.to_string()
+                },
                 bytes: i.max(o),
                 ranks: self.ranks,
                 nodes: self.nodes,
@@ -163,7 +176,11 @@ impl Report {
         }
         if let Some(bar) = &self.progress {
             bar.inc(1);
-            bar.set_message(format!("{} {dtype} {} bytes", call.collective.name(), i.max(o)));
+            bar.set_message(format!(
+                "{} {dtype} {} bytes",
+                call.collective.name(),
+                i.max(o)
+            ));
         }
         Ok(())
     }
@@ -185,7 +202,10 @@ impl Report {
         }
         let verdict = if self.wrong == 0 { "OK" } else { "FAILED" };
         let mean = self.bus.0 / self.bus.1.max(1) as f64;
-        self.say(&format!("# Out of bounds values : {} {verdict}", self.wrong));
+        self.say(&format!(
+            "# Out of bounds values : {} {verdict}",
+            self.wrong
+        ));
         self.say(&format!("# Avg bus bandwidth    : {mean:.6}\n#"));
         i32::from(self.wrong > 0)
     }
@@ -207,6 +227,10 @@ fn notes(job: &Job) -> Result<Vec<String>> {
     note.resize(NOTE, 0);
     let mut all = vec![0u8; NOTE * group.size()];
     group.all_gather(&note, &mut all)?;
-    let text = |note: &[u8]| String::from_utf8_lossy(note).trim_end_matches('\0').to_owned();
+    let text = |note: &[u8]| {
+        String::from_utf8_lossy(note)
+            .trim_end_matches('\0')
+            .to_owned()
+    };
     Ok(all.chunks(NOTE).map(text).collect())
 }
