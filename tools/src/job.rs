@@ -3,11 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use hfreduce::{
-    Communicator, RawCall, Registered,
-    dtype::DType,
-    launch::Launch,
-    op::ReduceOp,
-    plan::Collective,
+    Communicator, RawCall, Registered, dtype::DType, launch::Launch, op::ReduceOp, plan::Collective,
 };
 
 /// Whether this process was started as a rank of a job.
@@ -134,7 +130,10 @@ impl Job {
     /// Buffers too short; a failure of the group.
     pub fn run(&self, call: &Call, input: &mut Buffer, output: &mut Buffer) -> Result<()> {
         let (i, o) = call.lengths(self.communicator.size());
-        ensure!(i <= input.bytes().len() && o <= output.bytes().len(), "a buffer is too short");
+        ensure!(
+            i <= input.bytes().len() && o <= output.bytes().len(),
+            "a buffer is too short"
+        );
         let (from, to) = (input.bytes().as_ptr(), output.bytes().as_mut_ptr());
         // SAFETY: both ranges lie in their buffers, which are two because they are borrowed mutably, and stay until the call returns.
         unsafe { self.raw(call, from, to) }
@@ -148,7 +147,10 @@ impl Job {
         let (i, o) = call.lengths(self.communicator.size());
         let (from, to) = call.in_place(self.communicator.rank());
         let bytes = buffer.bytes();
-        ensure!((from + i).max(to + o) <= bytes.len(), "a buffer is too short");
+        ensure!(
+            (from + i).max(to + o) <= bytes.len(),
+            "a buffer is too short"
+        );
         // SAFETY: both ranges lie in the buffer, which is borrowed until the call returns, as the collective's in-place form has them.
         unsafe {
             let base = bytes.as_mut_ptr();
@@ -159,9 +161,23 @@ impl Job {
     /// # Safety
     /// As [`Communicator::run`].
     unsafe fn raw(&self, call: &Call, input: *const u8, output: *mut u8) -> Result<()> {
-        let Call { collective, dtype, op, count } = *call;
+        let Call {
+            collective,
+            dtype,
+            op,
+            count,
+        } = *call;
         // SAFETY: the caller's promise.
-        unsafe { self.communicator.run(RawCall { collective, dtype, op, count, input, output })? };
+        unsafe {
+            self.communicator.run(RawCall {
+                collective,
+                dtype,
+                op,
+                count,
+                input,
+                output,
+            })?
+        };
         Ok(())
     }
 }

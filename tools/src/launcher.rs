@@ -2,7 +2,9 @@
 //! none of them outlives this process, and the first to fail is named before the others are ended.
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::{
     ffi::OsString,
@@ -82,10 +84,16 @@ fn shared_environment(job: &Job) -> Result<Vec<(&'static str, String)>> {
     let mut secret = [0u8; 16];
     let filled = rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
         .context("no random bytes for the job's secret")?;
-    ensure!(filled == secret.len(), "too few random bytes for the job's secret");
+    ensure!(
+        filled == secret.len(),
+        "too few random bytes for the job's secret"
+    );
     let mut shared = vec![
         ("HFR_COMM_ID", format!("127.0.0.1:{port}")),
-        ("HFR_COOKIE", secret.iter().map(|byte| format!("{byte:02x}")).collect()),
+        (
+            "HFR_COOKIE",
+            secret.iter().map(|byte| format!("{byte:02x}")).collect(),
+        ),
         ("MASTER_ADDR", "127.0.0.1".to_owned()),
         ("MASTER_PORT", master.local_addr()?.port().to_string()),
     ];
@@ -163,9 +171,19 @@ fn watch(ranks: &mut [Rank], caught: &AtomicUsize) -> i32 {
         // Who was killed is the cause of the others' errors more often than the reverse.
         failed.sort_by_key(|(_, status)| status.signal().is_none());
         for (index, status) in failed {
-            let rank = &ranks[index];
-            let also = if code.is_some() { "then " } else { "" };
-            eprintln!("hfr: {also}rank {} (node {}, process {}) {}", rank.rank, rank.node, rank.child.id(), how(status));
+            // After the first, who ended by itself has said why; who was killed could not. What we end is no news.
+            if code.is_none()
+                || (deadline.is_some_and(|d| d.1 == Signal::TERM) && status.code().is_none())
+            {
+                let rank = &ranks[index];
+                eprintln!(
+                    "hfr: rank {} (node {}, process {}) {}",
+                    rank.rank,
+                    rank.node,
+                    rank.child.id(),
+                    how(status)
+                );
+            }
             if code.is_none() {
                 code = Some(exit_code(status));
                 deadline.get_or_insert((Instant::now() + REPORT, Signal::TERM));
@@ -184,9 +202,20 @@ fn watch(ranks: &mut [Rank], caught: &AtomicUsize) -> i32 {
         if let Some((when, signal)) = deadline
             && Instant::now() >= when
         {
-            let staying: Vec<_> = ranks.iter().filter(|r| !r.ended).map(|r| r.rank.to_string()).collect();
-            let name = if signal == Signal::TERM { "SIGTERM" } else { "SIGKILL" };
-            eprintln!("hfr: still there: ranks {}; sending {name}", staying.join(" "));
+            let staying: Vec<_> = ranks
+                .iter()
+                .filter(|r| !r.ended)
+                .map(|r| r.rank.to_string())
+                .collect();
+            let name = if signal == Signal::TERM {
+                "SIGTERM"
+            } else {
+                "SIGKILL"
+            };
+            eprintln!(
+                "hfr: still there: ranks {}; sending {name}",
+                staying.join(" ")
+            );
             end(ranks, signal);
             deadline = Some((Instant::now() + TERMINATE, Signal::KILL));
         }
@@ -250,7 +279,10 @@ mod tests {
     fn the_first_failure_decides() {
         // The others would stay for an hour; SIGTERM ends them.
         let started = std::time::Instant::now();
-        assert_eq!(shell(1, 3, "test $RANK = 1 && exit 42; exec sleep 3600"), 42);
+        assert_eq!(
+            shell(1, 3, "test $RANK = 1 && exit 42; exec sleep 3600"),
+            42
+        );
         assert_eq!(shell(1, 1, "kill -9 $$"), 137);
         assert!(started.elapsed().as_secs() < 60, "nobody ended the others");
     }
@@ -265,6 +297,9 @@ mod tests {
             command: vec!["/no/such/program".into()],
         };
         let error = run(&job).expect_err("it does not exist");
-        assert!(format!("{error:#}").contains("/no/such/program"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("/no/such/program"),
+            "{error:#}"
+        );
     }
 }

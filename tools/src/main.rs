@@ -13,7 +13,11 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
-#[command(name = "hfr", version, about = "All-reduce on the CPU: run jobs, measure and check, look at plans")]
+#[command(
+    name = "hfr",
+    version,
+    about = "All-reduce on the CPU: run jobs, measure and check, look at plans"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

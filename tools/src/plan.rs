@@ -1,10 +1,7 @@
 //! `hfr plan`: shows, proves and simulates the plans a group can choose from. No process but this one takes part. Invariant: what is
 //! shown or simulated was proved before.
 
-use crate::{
-    run::positive,
-    size,
-};
+use crate::{run::positive, size};
 use anyhow::{Result, bail, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 use hfr_transport::sim::Fault;
@@ -151,7 +148,10 @@ pub fn collectives(name: &str, root: u32) -> Result<Vec<Collective>> {
     let found = all.into_iter().find(|c| c.name().replace('_', "") == short);
     match found {
         Some(collective) => Ok(vec![collective]),
-        None => bail!("no collective '{name}': there are {} and all", names.join(", ")),
+        None => bail!(
+            "no collective '{name}': there are {} and all",
+            names.join(", ")
+        ),
     }
 }
 
@@ -176,7 +176,11 @@ impl Which {
         if let Some(name) = &self.algorithm {
             let names: Vec<_> = plans.iter().map(|plan| plan.name).collect();
             plans.retain(|plan| plan.name == name);
-            ensure!(!plans.is_empty(), "no plan '{name}' here: there are {}", names.join(", "));
+            ensure!(
+                !plans.is_empty(),
+                "no plan '{name}' here: there are {}",
+                names.join(", ")
+            );
         }
         Ok(plans)
     }
@@ -192,7 +196,12 @@ pub fn run(args: &Args) -> Result<i32> {
 }
 
 fn title(plan: &Plan) -> String {
-    format!("{} by {} on {}", plan.collective.name(), plan.name, plan.shape)
+    format!(
+        "{} by {} on {}",
+        plan.collective.name(),
+        plan.name,
+        plan.shape
+    )
 }
 
 fn prove(plan: Plan) -> Result<Checked> {
@@ -207,7 +216,10 @@ fn show(which: &Which, dot: bool) -> Result<i32> {
     let plans = which.plans()?;
     if dot && plans.len() > 1 {
         let names: Vec<_> = plans.iter().map(|plan| plan.name).collect();
-        bail!("a graph is of one plan: choose with --algorithm among {}", names.join(", "));
+        bail!(
+            "a graph is of one plan: choose with --algorithm among {}",
+            names.join(", ")
+        );
     }
     for plan in plans {
         let checked = prove(plan)?;
@@ -250,7 +262,10 @@ fn run_simulation(which: &Which, how: &How) -> Result<i32> {
             Fault::Drop { rank, .. } => rank,
             Fault::Delay { from, to, .. } => from.max(to),
         };
-        ensure!(largest < ranks, "rank {largest} of a fault is not among the {ranks} ranks");
+        ensure!(
+            largest < ranks,
+            "rank {largest} of a fault is not among the {ranks} ranks"
+        );
     }
     let mut code = 0;
     for plan in which.plans()? {
@@ -302,9 +317,22 @@ mod tests {
         assert_eq!(shape("3+5"), Ok(Shape::new(&[3, 5])));
         assert_eq!(shape("2x4"), Ok(Shape::uniform(2, 4)));
         assert!(shape("3+0").is_err() && shape("x").is_err() && shape("").is_err());
-        assert_eq!(cut("0-4@3"), Ok(Fault::Cut { a: 0, b: 4, at_put: 3 }));
+        assert_eq!(
+            cut("0-4@3"),
+            Ok(Fault::Cut {
+                a: 0,
+                b: 4,
+                at_put: 3
+            })
+        );
         assert!(cut("0@3").is_err());
-        assert_eq!(drop_rank("2@100"), Ok(Fault::Drop { rank: 2, at_event: 100 }));
+        assert_eq!(
+            drop_rank("2@100"),
+            Ok(Fault::Drop {
+                rank: 2,
+                at_event: 100
+            })
+        );
         assert!(drop_rank("2").is_err());
     }
 
@@ -313,8 +341,14 @@ mod tests {
         assert_eq!(collectives("all", 3).expect("all").len(), 6);
         let reduce = collectives("reduce", 3).expect("reduce");
         assert_eq!(reduce, [Collective::Reduce { root: 3 }]);
-        assert_eq!(collectives("allreduce", 0).expect("as nccl spells it"), [Collective::AllReduce]);
+        assert_eq!(
+            collectives("allreduce", 0).expect("as nccl spells it"),
+            [Collective::AllReduce]
+        );
         let error = collectives("gossip", 0).expect_err("unknown").to_string();
-        assert!(error.contains("gossip") && error.contains("all_gather"), "{error}");
+        assert!(
+            error.contains("gossip") && error.contains("all_gather"),
+            "{error}"
+        );
     }
 }

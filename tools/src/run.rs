@@ -6,8 +6,10 @@ use std::ffi::OsString;
 
 /// Arguments of `hfr run`.
 #[derive(clap::Args)]
-#[command(after_help = "Each process gets HFR_RANK, HFR_WORLD_SIZE, HFR_NODE, HFR_COMM_ID, HFR_COOKIE, and torchrun's RANK, WORLD_SIZE, \
-LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.\nExample: hfr run --nodes 2 --ranks-per-node 4 -- ./train --epochs 3")]
+#[command(
+    after_help = "Each process gets HFR_RANK, HFR_WORLD_SIZE, HFR_NODE, HFR_COMM_ID, HFR_COOKIE, and torchrun's RANK, WORLD_SIZE, \
+LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.\nExample: hfr run --nodes 2 --ranks-per-node 4 -- ./train --epochs 3"
+)]
 pub struct Args {
     /// Nodes this host plays: ranks of one node share memory, nodes talk over the transport
     #[arg(long, default_value_t = 1, value_parser = positive)]

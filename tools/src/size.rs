@@ -38,7 +38,16 @@ mod tests {
         assert_eq!(parse("2G"), Ok(2 << 30));
         assert_eq!(parse("4KiB"), Ok(4096));
         assert_eq!(parse("1.5K"), Ok(1536));
-        for bad in ["", "K", "-1", "1T", "0.3", "nan", "99999999999999999999", "1e30G"] {
+        for bad in [
+            "",
+            "K",
+            "-1",
+            "1T",
+            "0.3",
+            "nan",
+            "99999999999999999999",
+            "1e30G",
+        ] {
             assert!(parse(bad).is_err(), "{bad} was taken for a size");
         }
     }

@@ -40,11 +40,17 @@ pub struct Memory {
 ///
 /// # Errors
 /// A failure of the group.
-pub fn measure(job: &Job, call: &Call, memory: &mut Memory, in_place: bool, how: &How) -> Result<Way> {
+pub fn measure(
+    job: &Job,
+    call: &Call,
+    memory: &mut Memory,
+    in_place: bool,
+    how: &How,
+) -> Result<Way> {
     let (rank, ranks) = (job.group().rank(), job.group().size());
     let (i, o) = call.lengths(ranks);
     prepare(call, memory, in_place, rank, ranks);
-    let mut run = |memory: &mut Memory| {
+    let run = |memory: &mut Memory| {
         if in_place {
             job.run_in_place(call, &mut memory.output)
         } else {
@@ -63,7 +69,8 @@ pub fn measure(job: &Job, call: &Call, memory: &mut Memory, in_place: bool, how:
     }
     let own = started.elapsed().as_secs_f64() / iterations as f64;
     let mut wrong = 0;
-    if how.check && call.collective != Collective::Barrier {
+    let compared = how.check && call.collective != Collective::Barrier;
+    if compared {
         if in_place {
             prepare(call, memory, true, rank, ranks);
             run(memory)?;
@@ -78,7 +85,7 @@ pub fn measure(job: &Job, call: &Call, memory: &mut Memory, in_place: bool, how:
         time: seconds * 1e6,
         algorithm,
         bus: algorithm * bus_factor(call.collective, ranks),
-        wrong: how.check.then(|| all.iter().map(|each| each[1]).sum::<f64>() as u64),
+        wrong: compared.then(|| all.iter().map(|each| each[1]).sum::<f64>() as u64),
     })
 }
 
@@ -147,10 +154,16 @@ fn compare(call: &Call, memory: &mut Memory, in_place: bool, rank: usize, ranks:
     wrong
         + match call.collective {
             Collective::AllReduce => result(call, ranks).wrong(output, 0),
-            Collective::Reduce { root } if rank == root as usize => result(call, ranks).wrong(output, 0),
+            Collective::Reduce { root } if rank == root as usize => {
+                result(call, ranks).wrong(output, 0)
+            }
             Collective::ReduceScatter => result(call, ranks).wrong(output, rank * call.count),
-            Collective::Broadcast { root } => Template::raw(call.dtype, root as usize).wrong(output, 0),
+            Collective::Broadcast { root } => {
+                Template::raw(call.dtype, root as usize).wrong(output, 0)
+            }
             Collective::AllGather => gathered(call.dtype, output, ranks),
+            // In place, who is not the root keeps its buffer; out of place its output is nobody's business.
+            Collective::Reduce { .. } if in_place => source(call, rank, ranks).wrong(output, 0),
             Collective::Reduce { .. } | Collective::Barrier => 0,
         }
 }
@@ -172,6 +185,9 @@ mod tests {
     #[test]
     fn times_are_combined_as_asked() {
         let times = [2.0, 1.0, 6.0];
-        assert_eq!([0, 1, 2, 3].map(|how| combine(&times, how)), [2.0, 3.0, 1.0, 6.0]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|how| combine(&times, how)),
+            [2.0, 3.0, 1.0, 6.0]
+        );
     }
 }

@@ -75,7 +75,11 @@ fn number(value: f64, width: usize) -> String {
         digits += 1;
         limit *= 10.0;
     }
-    let decimals = (width - 1).saturating_sub(digits + usize::from(digits + 2 > width)).min(2);
+    let decimals = if digits < width - 2 {
+        2
+    } else {
+        usize::from(digits < width - 1)
+    };
     format!("{value:width$.decimals$}")
 }
 
@@ -86,7 +90,9 @@ pub fn row(row: &Row, ways: &[Way]) -> String {
         row.bytes, row.count, row.dtype, row.op, row.root
     );
     for way in ways {
-        let wrong = way.wrong.map_or("N/A".to_owned(), |wrong| wrong.to_string());
+        let wrong = way
+            .wrong
+            .map_or("N/A".to_owned(), |wrong| wrong.to_string());
         text += &format!(
             "  {}  {}  {} {wrong:>6}",
             number(way.time, 7),
@@ -108,13 +114,23 @@ mod tests {
     use super::*;
 
     /// A row that nccl-tests printed.
-    const LITERAL: &str =
-        "     1048576        262144     float     sum      -1    44.17   23.74   41.54      0    43.96   23.85   41.74      0";
+    const LITERAL: &str = "     1048576        262144     float     sum      -1    44.17   23.74   41.54      0    43.96   23.85   41.74      0";
 
     #[test]
     fn a_row_is_nccl_tests_own() {
-        let what = Row { bytes: 1 << 20, count: 1 << 18, dtype: "float", op: "sum", root: -1 };
-        let way = |time, algorithm, bus| Way { time, algorithm, bus, wrong: Some(0) };
+        let what = Row {
+            bytes: 1 << 20,
+            count: 1 << 18,
+            dtype: "float",
+            op: "sum",
+            root: -1,
+        };
+        let way = |time, algorithm, bus| Way {
+            time,
+            algorithm,
+            bus,
+            wrong: Some(0),
+        };
         let text = row(&what, &[way(44.17, 23.74, 41.54), way(43.96, 23.85, 41.74)]);
         assert_eq!(text, LITERAL);
         let title = HEADER.lines().nth(1).expect("the line of titles");

@@ -15,7 +15,8 @@ pub const PERIOD: usize = 4093;
 const LARGEST: u64 = 1000;
 
 fn hash(rank: usize, element: usize) -> u64 {
-    let mut z = (rank as u64 + 1) << 32 ^ (element as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut z =
+        ((rank as u64 + 1) << 32) ^ (element as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -73,7 +74,9 @@ pub fn checkable(dtype: DType, op: ReduceOp, ranks: usize) -> Result<(), String>
         ));
     }
     if op == ReduceOp::Avg && !is_signed(dtype) && ranks as u64 >= whole(dtype) {
-        return Err(format!("avg of {dtype} over {ranks} ranks overflows: take -c 0"));
+        return Err(format!(
+            "avg of {dtype} over {ranks} ranks overflows: take -c 0"
+        ));
     }
     Ok(())
 }
@@ -87,7 +90,11 @@ pub fn input(dtype: DType, op: ReduceOp, ranks: usize, rank: usize, element: usi
     let turn = (rank as u64 + shared % n) % n;
     let sign = |value: u64| {
         let negative = is_signed(dtype) && shared >> 40 & 1 == 1;
-        if negative { -i128::from(value) } else { i128::from(value) }
+        if negative {
+            -i128::from(value)
+        } else {
+            i128::from(value)
+        }
     };
     match op {
         ReduceOp::Sum | ReduceOp::PremulSum(_) => {
@@ -104,9 +111,22 @@ pub fn input(dtype: DType, op: ReduceOp, ranks: usize, rank: usize, element: usi
             // One rank decides each element, by a value that no other has.
             let top = whole(dtype).min(LARGEST);
             let best = shared / n % top;
-            let worse = if turn == 0 { best } else { best + 1 + own % (top - best) };
-            let value = if op == ReduceOp::Min { worse } else { top - worse };
-            i128::from(value) - if is_signed(dtype) { i128::from(top / 2) } else { 0 }
+            let worse = if turn == 0 {
+                best
+            } else {
+                best + 1 + own % (top - best)
+            };
+            let value = if op == ReduceOp::Min {
+                worse
+            } else {
+                top - worse
+            };
+            i128::from(value)
+                - if is_signed(dtype) {
+                    i128::from(top / 2)
+                } else {
+                    0
+                }
         }
         ReduceOp::Avg => {
             // All have the average, but one has one more and its neighbour one less.
@@ -184,7 +204,12 @@ impl Template {
     /// What `rank` has to give where nothing is reduced: any bits, a NaN's too.
     pub fn raw(dtype: DType, rank: usize) -> Template {
         let bytes: Vec<u8> = (0..PERIOD)
-            .flat_map(|element| hash(rank, element).to_ne_bytes().into_iter().take(dtype.size()))
+            .flat_map(|element| {
+                hash(rank, element)
+                    .to_ne_bytes()
+                    .into_iter()
+                    .take(dtype.size())
+            })
             .collect();
         Template {
             bytes: bytes.repeat(2),

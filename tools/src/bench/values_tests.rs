@@ -50,8 +50,15 @@ fn every_partial_result_is_exact() {
             continue;
         }
         for element in 0..200 {
-            let inputs: Vec<i128> = (0..ranks).map(|rank| input(dtype, op, ranks, rank, element)).collect();
-            let right = |value| assert!(survives(dtype, value), "{dtype} {op} of {ranks}: {value} at {element}");
+            let inputs: Vec<i128> = (0..ranks)
+                .map(|rank| input(dtype, op, ranks, rank, element))
+                .collect();
+            let right = |value| {
+                assert!(
+                    survives(dtype, value),
+                    "{dtype} {op} of {ranks}: {value} at {element}"
+                )
+            };
             inputs.iter().copied().for_each(right);
             right(reduced(dtype, op, ranks, element));
             // The extremes over all groups of ranks: the positive ones together, and the negative ones.
@@ -73,7 +80,9 @@ fn an_average_has_no_remainder() {
     for (dtype, op, ranks) in combinations() {
         if op == ReduceOp::Avg {
             for element in 0..200 {
-                let sum: i128 = (0..ranks).map(|rank| input(dtype, op, ranks, rank, element)).sum();
+                let sum: i128 = (0..ranks)
+                    .map(|rank| input(dtype, op, ranks, rank, element))
+                    .sum();
                 assert_eq!(sum % ranks as i128, 0, "{dtype} of {ranks} at {element}");
             }
         }
@@ -90,13 +99,19 @@ fn every_rank_matters() {
         for lost in 0..ranks {
             let shows = (0..PERIOD).any(|element| {
                 let all = (0..ranks).map(|rank| {
-                    let stand_in = if rank == lost { (rank + 1) % ranks } else { rank };
+                    let stand_in = if rank == lost {
+                        (rank + 1) % ranks
+                    } else {
+                        rank
+                    };
                     input(dtype, op, ranks, stand_in, element)
                 });
                 let result = match op {
                     ReduceOp::Sum | ReduceOp::PremulSum(_) | ReduceOp::Avg => {
                         let factor = op.factor().unwrap_or(1.0) as i128;
-                        let before: i128 = (0..ranks).map(|r| input(dtype, op, ranks, r, element)).sum();
+                        let before: i128 = (0..ranks)
+                            .map(|r| input(dtype, op, ranks, r, element))
+                            .sum();
                         return factor * all.sum::<i128>() != factor * before;
                     }
                     ReduceOp::Prod => all.product(),
@@ -108,7 +123,10 @@ fn every_rank_matters() {
                 };
                 result != reduced(dtype, op, ranks, element)
             });
-            assert!(shows, "{dtype} {op} of {ranks}: nobody would miss rank {lost}");
+            assert!(
+                shows,
+                "{dtype} {op} of {ranks}: nobody would miss rank {lost}"
+            );
         }
     }
 }
@@ -120,12 +138,26 @@ fn the_kernels_agree() {
             continue;
         }
         let kernel = Kernel::new(Variant::Scalar, dtype, op, ranks).expect("it exists");
-        let inputs: Vec<Template> = (0..ranks).map(|rank| Template::input(dtype, op, ranks, rank)).collect();
+        let inputs: Vec<Template> = (0..ranks)
+            .map(|rank| Template::input(dtype, op, ranks, rank))
+            .collect();
         let bytes = PERIOD * dtype.size();
-        let terms: Vec<*const u8> = inputs.iter().map(|template| template.bytes.as_ptr()).collect();
+        let terms: Vec<*const u8> = inputs
+            .iter()
+            .map(|template| template.bytes.as_ptr())
+            .collect();
         let mut result = vec![0u8; bytes];
         // SAFETY: every term and the result hold PERIOD elements, the result belongs to nobody else, and nobody writes the terms.
-        unsafe { kernel.reduce(&terms, ranks, result.as_mut_ptr(), PERIOD, true, Store::Cached) };
+        unsafe {
+            kernel.reduce(
+                &terms,
+                ranks,
+                result.as_mut_ptr(),
+                PERIOD,
+                true,
+                Store::Cached,
+            )
+        };
         let wrong = Template::reduced(dtype, op, ranks).wrong(&result, 0);
         assert_eq!(wrong, 0, "{dtype} {op} of {ranks}");
     }
@@ -137,12 +169,18 @@ fn one_flipped_bit_is_one_wrong_element() {
     let mut buffer = vec![0u8; 4 * (2 * PERIOD + 100)];
     template.fill(&mut buffer, 4090);
     assert_eq!(template.wrong(&buffer, 4090), 0);
-    assert!(template.wrong(&buffer, 4091) > 1000, "a shifted buffer was taken for right");
+    assert!(
+        template.wrong(&buffer, 4091) > 1000,
+        "a shifted buffer was taken for right"
+    );
     buffer[4 * PERIOD + 41] ^= 0x10;
     assert_eq!(template.wrong(&buffer, 4090), 1);
     let raw = Template::raw(DType::F16, 2);
     let mut buffer = vec![0u8; 2 * 9000];
     raw.fill(&mut buffer, 0);
     assert_eq!(raw.wrong(&buffer, 0), 0);
-    assert!(Template::raw(DType::F16, 3).wrong(&buffer, 0) > 8000, "ranks' bits are alike");
+    assert!(
+        Template::raw(DType::F16, 3).wrong(&buffer, 0) > 8000,
+        "ranks' bits are alike"
+    );
 }
