@@ -115,6 +115,8 @@ const FIRST_CHECK: Duration = Duration::from_millis(100);
 const LAST_CHECK: Duration = Duration::from_secs(2);
 /// A verdict is due within this time after a report; control itself answers within one second.
 const VERDICT: Duration = Duration::from_millis(2500);
+/// A connection that breaks is most often a process that died or left, which the control plane tells better: it goes first for so long.
+const WORD: Duration = Duration::from_millis(400);
 /// Blocking steps of the start-up of a plan look for a verdict this often.
 const SLICE: Duration = Duration::from_millis(250);
 
@@ -658,6 +660,13 @@ impl Core {
                 mismatch(self.rank, &ours.to_string(), rank as usize, &theirs)
             }
             Fault::Wire { error, ours } => {
+                self.note_waits();
+                if let Some(group) = &self.group {
+                    group.control.report(Report::Check(Vec::new()));
+                    if let Some(verdict) = self.shared.hear(WORD) {
+                        return verdict;
+                    }
+                }
                 let mut e = self.here(Error::new(
                     Kind::Wire,
                     error.to_string(),
