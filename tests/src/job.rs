@@ -144,6 +144,11 @@ impl Job {
         self.ranks[rank].as_ref().expect("a rank that was started")
     }
 
+    /// Starts a rank that was left out.
+    pub fn add(&mut self, plan: &Plan, program: &str, rank: usize, steps: &[&str]) {
+        self.ranks[rank] = Some(plan.spawn(program, rank, steps));
+    }
+
     /// The process of a rank.
     pub fn pid(&self, rank: usize) -> u32 {
         self.rank(rank).child.id()

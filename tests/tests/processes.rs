@@ -1,10 +1,16 @@
 //! Real processes: what all ranks are told when one of them is killed, stopped, leaves, is late or calls something else; who may join; what
 //! is left behind. Each test starts its own jobs; the rank program is `src/bin/rank.rs`.
 
+#[path = "processes/begin.rs"]
+mod begin;
 #[path = "processes/differ.rs"]
 mod differ;
 #[path = "processes/kill.rs"]
 mod kill;
+#[path = "processes/quiet.rs"]
+mod quiet;
+#[path = "processes/stall.rs"]
+mod stall;
 
 use hfr_tests::job::{Job, Plan};
 use std::time::Duration;

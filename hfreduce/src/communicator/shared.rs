@@ -104,7 +104,11 @@ impl Hooks for Shared {
             }
             _ => "look at rank 0's process",
         };
-        let mut error = Error::new(Kind::PeerLost, trouble.to_string(), remedy);
+        let kind = match trouble {
+            Trouble::MonitorSilent { .. } => Kind::Timeout,
+            _ => Kind::PeerLost,
+        };
+        let mut error = Error::new(kind, trouble.to_string(), remedy);
         error.peer = match trouble {
             Trouble::Gone { rank, .. } => Some(*rank),
             _ => Some(0),
