@@ -1,12 +1,11 @@
-//! The training loop: stochastic gradient descent with momentum.
+//! The training loop: stochastic gradient descent with momentum, data parallel.
 //!
-//! It knows the data and the network, and nothing of the command line or of printing. Invariant: a step moves the parameters
-//! by the mean gradient of the GLOBAL batch, whatever part of it is computed here: gradients are sums, divided by the size of
-//! the global batch.
-
-use std::convert::Infallible;
+//! It knows the data, the network and the group of ranks, and nothing of the command line or of printing. Invariant: a step moves
+//! the parameters by the mean gradient of the GLOBAL batch, of which each rank computes a share: gradients are sums, added up over
+//! the ranks and divided by the size of the global batch. All ranks get the same sums bit for bit, so their weights stay the same.
 
 use clap::Args;
+use hfreduce::{Communicator, Error, ReduceOp};
 
 use crate::data::{self, CLASSES, Images, PIXELS};
 use crate::net::{Net, Outcome, Pass};
@@ -53,7 +52,8 @@ pub struct Epoch {
 }
 
 /// A network in training.
-pub struct Trainer {
+pub struct Trainer<'c> {
+    comm: &'c Communicator,
     settings: Settings,
     /// Where the order of each epoch comes from; equal on all ranks at all times.
     rng: Rng,
@@ -68,14 +68,15 @@ pub struct Trainer {
     pass: Pass,
 }
 
-impl Trainer {
-    /// A network with random weights, which depend on the seed alone.
-    pub fn new(settings: Settings) -> Trainer {
+impl<'c> Trainer<'c> {
+    /// A network with random weights, which depend on the seed alone; trained together by the ranks of `comm`.
+    pub fn new(comm: &'c Communicator, settings: Settings) -> Trainer<'c> {
         let mut rng = Rng::new(settings.seed);
         let net = Net::new(&WIDTHS, &mut rng);
         let (grads, velocity) = (net.zero_buckets(), net.zero_buckets());
         let (training, test) = data::load();
         Trainer {
+            comm,
             settings,
             rng,
             net,
@@ -90,32 +91,50 @@ impl Trainer {
 
     /// Goes once through the training images, in a new order. Images that do not fill a batch are left out; another epoch's
     /// order brings them in.
-    pub fn epoch(&mut self) -> Epoch {
+    ///
+    /// # Errors
+    /// A failure of the group.
+    pub fn epoch(&mut self) -> Result<Epoch, Error> {
         let mut order: Vec<usize> = (0..self.training.len()).collect();
         self.rng.shuffle(&mut order);
         let global_batches = order.chunks_exact(self.settings.batch);
         let images = global_batches.len() * self.settings.batch;
-        let loss: f64 = global_batches
-            .map(|global_batch| self.step(global_batch).loss)
-            .sum();
-        Epoch {
-            loss: loss / images as f64,
-            accuracy: self.accuracy(),
+        let mut loss = [0.0f64];
+        for global_batch in global_batches {
+            loss[0] += self.step(global_batch)?.loss;
         }
+        self.comm.all_reduce(&mut loss, ReduceOp::Sum)?;
+        Ok(Epoch {
+            loss: loss[0] / images as f64,
+            accuracy: self.accuracy(),
+        })
     }
 
-    /// One step over `global_batch`, given as numbers of training images.
-    fn step(&mut self, global_batch: &[usize]) -> Outcome {
-        let share = data::share(global_batch.len(), 0, 1);
+    /// One step over `global_batch`, given as numbers of training images; returns how this rank's share went.
+    ///
+    /// Each layer's gradients are on their way as soon as they are final, while the layers below are still computed.
+    fn step(&mut self, global_batch: &[usize]) -> Result<Outcome, Error> {
+        let share = data::share(global_batch.len(), self.comm.rank(), self.comm.size());
         self.training.gather(&global_batch[share], &mut self.batch);
         let outcome = self.net.forward(&self.batch, &mut self.pass);
-        let Ok(()) = self
-            .net
-            .backward(&self.batch, &mut self.pass, &mut self.grads, |_, _| {
-                Ok::<_, Infallible>(())
-            });
+        let Trainer {
+            comm,
+            net,
+            grads,
+            batch,
+            pass,
+            ..
+        } = self;
+        comm.scope(|s| {
+            let mut handles = Vec::new();
+            net.backward(batch, pass, grads, |_, bucket| {
+                handles.push(s.all_reduce(bucket, ReduceOp::Sum)?);
+                Ok::<_, Error>(())
+            })?;
+            handles.into_iter().try_for_each(|handle| handle.wait())
+        })?;
         self.update();
-        outcome
+        Ok(outcome)
     }
 
     /// Moves the parameters against the gradients, which are sums over the global batch.
@@ -146,8 +165,13 @@ impl Trainer {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use hfreduce::Config;
 
     use super::*;
+
+    fn alone() -> Communicator {
+        Communicator::connect(&Config::new(0, 1, "", b"")).expect("a group of one needs nobody")
+    }
 
     #[derive(Parser)]
     struct CommandLine {
@@ -161,13 +185,16 @@ mod tests {
 
     #[test]
     fn training_lowers_the_loss_and_recognises_digits_it_never_saw() {
+        let comm = alone();
         for seed in ["1", "2"] {
             let settings = settings(&["--seed", seed]);
             let epochs = settings.epochs;
-            let mut trainer = Trainer::new(settings);
+            let mut trainer = Trainer::new(&comm, settings);
             let untrained = trainer.accuracy();
             assert!(untrained < 0.4, "{untrained} before training");
-            let run: Vec<Epoch> = (0..epochs).map(|_| trainer.epoch()).collect();
+            let run: Vec<Epoch> = (0..epochs)
+                .map(|_| trainer.epoch().expect("nobody fails"))
+                .collect();
             let (first, last) = (run[0], run[epochs - 1]);
             assert!(
                 run[4].loss < first.loss / 2.0 && last.loss < 0.1 * first.loss,
@@ -179,10 +206,11 @@ mod tests {
 
     #[test]
     fn equal_seeds_end_in_equal_bits_and_others_do_not() {
+        let comm = alone();
         let run = |arguments: &[&str]| {
-            let mut trainer = Trainer::new(settings(arguments));
-            trainer.epoch();
-            trainer.epoch();
+            let mut trainer = Trainer::new(&comm, settings(arguments));
+            trainer.epoch().expect("nobody fails");
+            trainer.epoch().expect("nobody fails");
             trainer.hash()
         };
         assert_eq!(run(&["--seed", "7"]), run(&["--seed", "7"]));
@@ -191,14 +219,9 @@ mod tests {
 
     #[test]
     fn a_step_moves_by_the_mean_gradient_and_then_on_by_momentum() {
-        let mut trainer = Trainer::new(settings(&[
-            "--batch",
-            "4",
-            "--rate",
-            "0.5",
-            "--momentum",
-            "0.25",
-        ]));
+        let comm = alone();
+        let settings = settings(&["--batch", "4", "--rate", "0.5", "--momentum", "0.25"]);
+        let mut trainer = Trainer::new(&comm, settings);
         trainer
             .grads
             .iter_mut()

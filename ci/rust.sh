@@ -1,0 +1,21 @@
+# Sourced by every check: goes to the root of the repository and sees to it that cargo is there. All that the default build needs is Rust.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+if ! command -v cargo >/dev/null; then
+    echo "no cargo here: installing Rust with rustup" >&2
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal >&2
+fi
+
+# component NAME COMMAND...: installs a rustup component where the command does not run.
+component() {
+    local name=$1
+    shift
+    "$@" >/dev/null 2>&1 || rustup component add "$name"
+}
+
+# summary LOG: the sum over all of cargo test's results in LOG, as "N passed, N failed".
+summary() {
+    awk '/^test result: /{ for (i = 2; i <= NF; i++) { if ($i == "passed;") p += $(i-1); if ($i == "failed;") f += $(i-1) } }
+         END { printf "%d passed, %d failed\n", p, f }' "$1"
+}
