@@ -618,16 +618,11 @@ impl Core {
 
     fn note_waits(&self) {
         let waits = self.engine.blocked(self.rank as u32).into_iter().map(|b| {
-            let plan = self
-                .families
-                .values()
-                .flatten()
+            let installed = self.families.values().flatten();
+            let plan = installed
+                .filter(|c| c.run == Some(b.run))
                 .map(|c| c.checked.plan())
-                .find(|p| {
-                    Call::code(p.collective) == b.call.collective
-                        && b.stage < p.stages.len()
-                        && p.stages[b.stage].worker as usize == self.rank
-                });
+                .next();
             Wait {
                 rank: b.rank as usize,
                 stage: plan.map_or(String::new(), |p| p.describe(b.stage)),

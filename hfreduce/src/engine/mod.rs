@@ -41,6 +41,8 @@ pub enum Fault {
 /// A step that waits for another rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocked {
+    /// The engine's number of the plan.
+    pub run: usize,
     /// The plan's stage.
     pub stage: usize,
     /// Chunk of the call.
@@ -399,6 +401,7 @@ impl Engine {
                 let mut waits_for = |other: u32| {
                     if other != rank && !found.iter().any(|b| b.rank == other) {
                         found.push(Blocked {
+                            run,
                             stage: step.stage,
                             chunk: chunk.saturating_sub(*base),
                             rank: other,

@@ -1,0 +1,190 @@
+//! `hfr bench`: measures collectives over a range of sizes and compares every element, with the flags and the table of nccl-tests.
+//! Outside a job it starts one on this host; inside one it is a rank. Invariant: only rank 0 prints, and a wrong element on any rank
+//! makes the exit code 1 on all.
+
+mod cases;
+mod measure;
+mod report;
+mod table;
+mod values;
+
+use crate::{
+    job::{self, Call, Job},
+    launcher,
+    run::{positive, seconds},
+    size,
+};
+use anyhow::{Context, Result};
+use cases::{Asked, Case, Growth, calls, cases};
+use measure::{How, Memory, measure};
+use report::Report;
+use std::path::PathBuf;
+
+/// Arguments of `hfr bench`.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Within a job (torchrun, mpirun, srun, hfr run) this joins it; otherwise it starts --nodes x --ranks-per-node \
+processes here.\nExit code: 0 when all is right, 1 when an element was wrong or a rank failed."
+)]
+pub struct Args {
+    /// all_reduce, reduce_scatter, all_gather, broadcast, reduce, barrier or all
+    #[arg(value_name = "COLLECTIVE", conflicts_with = "collective")]
+    which: Option<String>,
+    /// The same, as a flag
+    #[arg(short = 't', long)]
+    collective: Option<String>,
+    /// Smallest size in bytes (K, M, G are 1024-based)
+    #[arg(short = 'b', long, default_value = "16", value_parser = size::parse)]
+    min_bytes: usize,
+    /// Largest size
+    #[arg(short = 'e', long, default_value = "64M", value_parser = size::parse)]
+    max_bytes: usize,
+    /// Each size is this many times the one before
+    #[arg(short = 'f', long, default_value_t = 4.0, value_parser = factor)]
+    factor: f64,
+    /// Each size is this many bytes more than the one before
+    #[arg(short = 'i', long, conflicts_with = "factor", value_parser = size::parse)]
+    step: Option<usize>,
+    /// Element types: double, float, half, bfloat16, f8e4m3, f8e5m2, int8, uint8, int32, uint32, int64, uint64 or all
+    #[arg(short = 'd', long, default_value = "float", value_delimiter = ',')]
+    datatype: Vec<String>,
+    /// Operations: sum, prod, min, max, avg, mulsum[:FACTOR], band, bor, bxor or all
+    #[arg(short = 'o', long, default_value = "sum", value_delimiter = ',')]
+    op: Vec<String>,
+    /// Root of broadcast and reduce
+    #[arg(short = 'r', long, default_value_t = 0)]
+    root: u32,
+    /// Timed iterations [default: what fits a quarter of a second, from 2 to 20]
+    #[arg(short = 'n', long, value_parser = positive)]
+    iters: Option<usize>,
+    /// Iterations before those
+    #[arg(short = 'w', long, default_value_t = 5)]
+    warmup_iters: usize,
+    /// Compare every element (1) or not (0)
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
+    check: u8,
+    /// Buffers in registered (shared) memory (1) or ordinary memory (0)
+    #[arg(short = 'R', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    registered: u8,
+    /// Time of all ranks: 0 rank 0's, 1 mean, 2 shortest, 3 longest
+    #[arg(short = 'a', long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=3))]
+    average: u8,
+    /// Also write JSON lines to this file: a header, then a line per figure
+    #[arg(short = 'J', long, value_name = "FILE")]
+    json_file: Option<PathBuf>,
+    /// Print JSON lines and no table
+    #[arg(long)]
+    json: bool,
+    /// Nodes to play, outside a job
+    #[arg(long, default_value_t = 2, value_parser = positive)]
+    nodes: usize,
+    /// Ranks on each of them, outside a job
+    #[arg(long, short = 'L', default_value_t = 4, value_parser = positive)]
+    ranks_per_node: usize,
+    /// How nodes talk to each other, outside a job
+    #[arg(long, value_parser = ["auto", "local", "tcp"])]
+    transport: Option<String>,
+    /// Seconds a collective may wait for other ranks, outside a job
+    #[arg(long, value_parser = seconds)]
+    timeout: Option<f64>,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(factor) if factor > 1.0 && factor < 1e6 => Ok(factor),
+        _ => Err("not a factor above 1".to_owned()),
+    }
+}
+
+impl Args {
+    fn cases(&self, ranks: usize) -> Result<Vec<Case>> {
+        let flag = self.collective.as_deref();
+        anyhow::ensure!(
+            0 < self.min_bytes && self.min_bytes <= self.max_bytes,
+            "no size from {} to {} bytes: -b is at least 1, and -e at least -b",
+            self.min_bytes,
+            self.max_bytes
+        );
+        cases(&Asked {
+            collective: self.which.as_deref().or(flag).unwrap_or("all_reduce"),
+            dtypes: &self.datatype,
+            ops: &self.op,
+            root: self.root,
+            ranks,
+            check: self.check == 1,
+        })
+    }
+
+    fn calls(&self, case: &Case, ranks: usize) -> Vec<Call> {
+        let growth = self.step.map_or(Growth::Factor(self.factor), Growth::Step);
+        match *case {
+            Case::Skip(_) => Vec::new(),
+            Case::Run(collective, dtype, op) => calls(
+                (collective, dtype, op),
+                ranks,
+                self.min_bytes,
+                self.max_bytes,
+                growth,
+            ),
+        }
+    }
+}
+
+/// Starts a job, or takes part in one. Returns the exit code.
+///
+/// # Errors
+/// Wrong arguments; a job that cannot start; a failure of the group.
+pub fn run(args: &Args) -> Result<i32> {
+    if job::inside()? {
+        return take_part(args);
+    }
+    // Said once here and not by every rank.
+    args.cases(args.nodes * args.ranks_per_node)?;
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = vec![program.into_os_string()];
+    command.extend(std::env::args_os().skip(1));
+    launcher::run(&launcher::Job {
+        nodes: args.nodes,
+        ranks_per_node: args.ranks_per_node,
+        transport: args.transport.clone(),
+        timeout: args.timeout,
+        command,
+    })
+}
+
+fn take_part(args: &Args) -> Result<i32> {
+    let job = Job::join()?;
+    let rank = job.group().rank();
+    measure_all(args, &job).with_context(|| format!("rank {rank}"))
+}
+
+fn measure_all(args: &Args, job: &Job) -> Result<i32> {
+    let ranks = job.group().size();
+    let cases = args.cases(ranks)?;
+    let calls: Vec<Vec<Call>> = cases.iter().map(|case| args.calls(case, ranks)).collect();
+    let longest = calls.iter().flatten().map(|call| {
+        let (i, o) = call.lengths(ranks);
+        i.max(o)
+    });
+    let longest = longest.max().unwrap_or(0);
+    let mut memory = Memory {
+        input: job.buffer(longest, args.registered == 1)?,
+        output: job.buffer(longest, args.registered == 1)?,
+    };
+    let how = How {
+        iterations: args.iters,
+        warm_up: args.warmup_iters,
+        check: args.check == 1,
+        combine: args.average,
+    };
+    let mut report = Report::new(args, job, calls.iter().map(Vec::len).sum())?;
+    for (case, calls) in cases.iter().zip(&calls) {
+        report.case(case);
+        for call in calls {
+            let outside = measure(job, call, &mut memory, false, &how)?;
+            let inside = measure(job, call, &mut memory, true, &how)?;
+            report.row(call, [outside, inside])?;
+        }
+    }
+    Ok(report.end())
+}

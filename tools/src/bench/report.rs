@@ -1,0 +1,236 @@
+//! What the bench says, and where: the table or JSON lines on standard output, JSON lines in a file, progress on a terminal. Every rank
+//! has one and only rank 0's speaks. Invariant: its verdict counts every wrong element that a row told.
+
+use super::{
+    Args,
+    cases::Case,
+    table::{HEADER, Line, Row, Way, row},
+};
+use crate::job::{Call, Job};
+use anyhow::{Context, Result};
+use hfreduce::{kernel::Variant, plan::Collective};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::{
+    fs::File,
+    io::{IsTerminal, Write},
+};
+
+/// Bytes in which a rank tells the others about itself.
+const NOTE: usize = 192;
+
+/// Rank 0's mouth.
+pub struct Report {
+    speaks: bool,
+    json: bool,
+    file: Option<File>,
+    progress: Option<ProgressBar>,
+    ranks: usize,
+    nodes: usize,
+    titled: Option<&'static str>,
+    wrong: u64,
+    bus: (f64, usize),
+}
+
+impl Report {
+    /// Says who takes part. All ranks call it.
+    ///
+    /// # Errors
+    /// A file that cannot be written; a failure of the group.
+    pub fn new(args: &Args, job: &Job, rows: usize) -> Result<Report> {
+        let notes = notes(job)?;
+        let group = job.group();
+        let speaks = group.rank() == 0;
+        let progress = (speaks && std::io::stderr().is_terminal()).then(|| {
+            let style =
+                ProgressStyle::with_template("{bar:30} {pos} of {len} sizes, {elapsed}, {msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(rows as u64).with_style(style)
+        });
+        let mut report = Report {
+            speaks,
+            json: args.json,
+            file: None,
+            progress,
+            ranks: group.size(),
+            nodes: group.nodes(),
+            titled: None,
+            wrong: 0,
+            bus: (0.0, 0),
+        };
+        if let Some(path) = args.json_file.as_ref().filter(|_| speaks) {
+            let named = || format!("cannot write {}", path.display());
+            let mut file = File::create(path).with_context(named)?;
+            let header = json!({
+                "program": "hfr bench", "version": env!("CARGO_PKG_VERSION"), "ranks": group.size(), "nodes": group.nodes(),
+                "transport": group.transport(), "kernel": format!("{:?}", Variant::best()).to_lowercase(),
+                "warmup_iters": args.warmup_iters, "iters": args.iters, "registered": args.registered == 1, "devices": notes,
+            });
+            writeln!(file, "{header}").with_context(named)?;
+            report.file = Some(file);
+        }
+        report.header(args, job, &notes);
+        Ok(report)
+    }
+
+    fn header(&self, args: &Args, job: &Job, notes: &[String]) {
+        let group = job.group();
+        self.say(&format!(
+            "# hfr bench version {} transport={} kernel={}",
+            env!("CARGO_PKG_VERSION"),
+            group.transport(),
+            format!("{:?}", Variant::best()).to_lowercase()
+        ));
+        let growth = match args.step {
+            Some(step) => format!("{step}(bytes)"),
+            None => format!("{}(factor)", args.factor),
+        };
+        let iterations = args.iters.map_or("auto".to_owned(), |n| n.to_string());
+        self.say(&format!(
+            "# nranks {} nodes {} minBytes {} maxBytes {} step: {growth} warmup iters: {} iters: {iterations} validation: {} registered: {}",
+            self.ranks, self.nodes, args.min_bytes, args.max_bytes, args.warmup_iters, args.check, args.registered
+        ));
+        self.say("#\n# Using devices");
+        notes
+            .iter()
+            .for_each(|note| self.say(&format!("#  {note}")));
+    }
+
+    /// A line for people.
+    fn say(&self, text: &str) {
+        if self.speaks && !self.json {
+            self.print(text);
+        }
+    }
+
+    fn print(&self, text: &str) {
+        match &self.progress {
+            Some(bar) => bar.suspend(|| println!("{text}")),
+            None => println!("{text}"),
+        }
+    }
+
+    /// A new combination begins.
+    pub fn case(&mut self, case: &Case) {
+        match case {
+            Case::Skip(why) => self.say(&format!("# skipped: {why}")),
+            Case::Run(collective, ..) => {
+                let name = collective.name();
+                if self.titled != Some(name) {
+                    self.say(&format!(
+                        "#\n# Collective test starting: {name}\n#\n{HEADER}"
+                    ));
+                    self.titled = Some(name);
+                }
+            }
+        }
+    }
+
+    /// A size is done: out of place, in place.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn row(&mut self, call: &Call, ways: [Way; 2]) -> Result<()> {
+        let (i, o) = call.lengths(self.ranks);
+        let barrier = call.collective == Collective::Barrier;
+        let op = if call.collective.reduces() {
+            call.op.name()
+        } else {
+            "none"
+        };
+        let dtype = if barrier { "none" } else { call.dtype.name() };
+        let text = row(
+            &Row {
+                bytes: i.max(o),
+                count: call.count,
+                dtype,
+                op,
+                root: call.collective.root().map_or(-1, i64::from),
+            },
+            &ways,
+        );
+        self.say(&text);
+        for (way, in_place) in ways.iter().zip([false, true]) {
+            self.wrong += way.wrong.unwrap_or(0);
+            if !barrier {
+                self.bus = (self.bus.0 + way.bus, self.bus.1 + 1);
+            }
+            let line = Line {
+                collective: call.collective.name(),
+                dtype,
+                op: if op == "none" {
+                    op.to_owned()
+                } else {
+                    call.op.to_string()
+                },
+                bytes: i.max(o),
+                ranks: self.ranks,
+                nodes: self.nodes,
+                time_us: way.time,
+                algbw: way.algorithm,
+                busbw: way.bus,
+                wrong: way.wrong,
+                in_place,
+            };
+            self.line(&serde_json::to_string(&line)?)?;
+        }
+        if let Some(bar) = &self.progress {
+            bar.inc(1);
+            bar.set_message(format!(
+                "{} {dtype} {} bytes",
+                call.collective.name(),
+                i.max(o)
+            ));
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &str) -> Result<()> {
+        if self.speaks && self.json {
+            self.print(line);
+        }
+        if let Some(file) = &mut self.file {
+            writeln!(file, "{line}").context("cannot write the JSON file")?;
+        }
+        Ok(())
+    }
+
+    /// The footer, and the exit code.
+    pub fn end(self) -> i32 {
+        if let Some(bar) = &self.progress {
+            bar.finish_and_clear();
+        }
+        let verdict = if self.wrong == 0 { "OK" } else { "FAILED" };
+        let mean = self.bus.0 / self.bus.1.max(1) as f64;
+        self.say(&format!(
+            "# Out of bounds values : {} {verdict}",
+            self.wrong
+        ));
+        self.say(&format!("# Avg bus bandwidth    : {mean:.6}\n#"));
+        i32::from(self.wrong > 0)
+    }
+}
+
+/// What every rank says about itself, by rank.
+fn notes(job: &Job) -> Result<Vec<String>> {
+    let group = job.group();
+    let system = rustix::system::uname();
+    let mut note = format!(
+        "Rank {:>2} Group  0 Pid {:>6} on {:>10} node {:>2} local rank {:>2}",
+        group.rank(),
+        std::process::id(),
+        system.nodename().to_string_lossy(),
+        group.node(),
+        group.local_rank()
+    )
+    .into_bytes();
+    note.resize(NOTE, 0);
+    let mut all = vec![0u8; NOTE * group.size()];
+    group.all_gather(&note, &mut all)?;
+    let text = |note: &[u8]| {
+        String::from_utf8_lossy(note)
+            .trim_end_matches('\0')
+            .to_owned()
+    };
+    Ok(all.chunks(NOTE).map(text).collect())
+}
