@@ -55,6 +55,8 @@ pub struct Status {
     pub since_ms: u64,
     /// Whom it waits for.
     pub waits: Vec<Wait>,
+    /// All remembered calls with their sequence numbers: a rank may have done its part of a call that others cannot finish.
+    pub past: Vec<(u64, String)>,
 }
 
 impl Default for History {
@@ -140,6 +142,8 @@ impl History {
         let oldest_running = calls.iter().find(|(_, state, _)| *state == 1);
         let shown = oldest_running.or(calls.last());
         let waits = self.waits.lock().map(|w| w.clone()).unwrap_or_default();
+        let past = calls.iter().map(|(c, ..)| (c.sequence, c.to_string()));
+        let past = past.collect();
         match shown {
             None => Status {
                 sequence: 0,
@@ -147,6 +151,7 @@ impl History {
                 running: false,
                 since_ms: self.now() / 1000,
                 waits,
+                past,
             },
             Some((call, state, micros)) => Status {
                 sequence: call.sequence,
@@ -154,6 +159,7 @@ impl History {
                 running: *state == 1,
                 since_ms: micros / 1000,
                 waits,
+                past,
             },
         }
     }
@@ -189,7 +195,7 @@ pub fn judge(question: &Question, states: &[RankState]) -> Option<Error> {
         })
         .collect();
     disagreement(&answers)
-        .or_else(|| left(question, states, &answers))
+        .or_else(|| departed(question, states, &answers))
         .or_else(|| {
             question
                 .must_answer()
@@ -208,8 +214,11 @@ fn disagreement(answers: &[Option<Status>]) -> Option<Error> {
     };
     for (a, first) in statuses().filter(|(_, s)| running(s)) {
         for (b, second) in statuses().filter(|(b, _)| *b != a) {
-            if first.sequence == second.sequence && first.call != second.call {
-                return Some(mismatch(a, &first.call, b, &second.call));
+            let same = second.past.iter().find(|(s, _)| *s == first.sequence);
+            if let Some((_, theirs)) = same
+                && *theirs != first.call
+            {
+                return Some(mismatch(a, &first.call, b, theirs));
             }
         }
     }
@@ -233,8 +242,23 @@ pub fn mismatch(a: usize, first: &str, b: usize, second: &str) -> Error {
     error
 }
 
+/// A rank has left that others need.
+pub fn left(rank: usize) -> Error {
+    let mut error = Error::new(
+        Kind::PeerLost,
+        format!("rank {rank} has left the communicator, but this call needs it"),
+        format!("look why rank {rank} closed its communicator early"),
+    );
+    error.peer = Some(rank);
+    error
+}
+
 /// Someone waits, over others or not, for a rank that has left.
-fn left(question: &Question, states: &[RankState], answers: &[Option<Status>]) -> Option<Error> {
+fn departed(
+    question: &Question,
+    states: &[RankState],
+    answers: &[Option<Status>],
+) -> Option<Error> {
     let gone = |r: usize| matches!(states.get(r), Some(RankState::Left));
     for asked in &question.asked {
         let status = answers.get(asked.rank)?.as_ref()?;
@@ -242,13 +266,8 @@ fn left(question: &Question, states: &[RankState], answers: &[Option<Status>]) -
             continue;
         }
         if let Some(rank) = behind(asked.rank, answers).into_iter().find(|r| gone(*r)) {
-            let mut error = Error::new(
-                Kind::PeerLost,
-                format!("rank {rank} has left the communicator, but this call needs it"),
-                format!("look why rank {rank} closed its communicator early"),
-            );
+            let mut error = left(rank);
             error.rank = Some(asked.rank);
-            error.peer = Some(rank);
             error.operation = Some(status.call.clone());
             return Some(error);
         }

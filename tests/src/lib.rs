@@ -1,5 +1,7 @@
 //! Helpers shared by the tests in `tests/`: groups of threads that play the ranks of a job.
 
+pub mod job;
+
 use hfreduce::{Communicator, Config, Wire};
 use std::{
     net::TcpListener,

@@ -28,7 +28,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     os::fd::OwnedFd,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// What every rank tells all others first.
@@ -58,6 +58,9 @@ pub struct Parts {
 /// Counters of a node's board, slots and heap: virtual sizes; pages are reserved when they are needed.
 const COUNTERS: usize = 1 << 18;
 const SLOTS: usize = 8 << 30;
+
+/// Rank 0 answers for so long after its own start has failed, so that ranks whose time is up a little later learn why, too.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn start(cause: impl ToString, remedy: &str) -> Error {
     Error::new(Kind::Start, cause.to_string(), remedy)
@@ -92,9 +95,18 @@ pub fn connect(config: &Config) -> Result<Parts, Error> {
     let deadline = Instant::now() + config.connect_timeout;
     let store = TcpStore::connect(rendezvous, &config.cookie, deadline)
         .map_err(|e| start(e, "").at(config.rank, 0))?;
-    let mut parts = join(config, Arc::new(store), "world")?;
-    parts.server = server;
-    Ok(parts)
+    match join(config, Arc::new(store), "world") {
+        Ok(mut parts) => {
+            parts.server = server;
+            Ok(parts)
+        }
+        Err(error) => {
+            if server.is_some() {
+                std::thread::sleep(LAST_WORDS);
+            }
+            Err(error)
+        }
+    }
 }
 
 /// A group of one: no rendezvous, no wire, no control plane.

@@ -13,7 +13,7 @@ use crate::{
     layout::{Extent, Layout},
     op::ReduceOp,
     plan::{Checked, Choice, Collective, Cost, Model, Shape, Wanted, checked, choose},
-    stall::{Wait, mismatch},
+    stall::{Wait, left, mismatch},
 };
 use hfr_transport::{
     PeerAddress,
@@ -115,6 +115,8 @@ const FIRST_CHECK: Duration = Duration::from_millis(100);
 const LAST_CHECK: Duration = Duration::from_secs(2);
 /// A verdict is due within this time after a report; control itself answers within one second.
 const VERDICT: Duration = Duration::from_millis(2500);
+/// A connection that breaks is most often a process that died or left, which the control plane tells better: it goes first for so long.
+const WORD: Duration = Duration::from_millis(400);
 /// Blocking steps of the start-up of a plan look for a verdict this often.
 const SLICE: Duration = Duration::from_millis(250);
 
@@ -501,13 +503,24 @@ impl Core {
                 .store
                 .gather(&key, self.shape.ranks(), self.rank, mine, slice)
             {
-                Ok(all) => return Ok(all),
+                Ok(all) => {
+                    self.wait_for(&[]);
+                    return Ok(all);
+                }
                 Err(error) => {
                     if let Some(verdict) = self.shared.verdict() {
                         return Err(verdict);
                     }
                     let over = started.elapsed() >= self.timeout;
-                    let missing = matches!(error, hfr_transport::store::Error::Missing { .. });
+                    let absent = match &error {
+                        hfr_transport::store::Error::Missing { missing, .. } => missing.as_slice(),
+                        _ => &[],
+                    };
+                    let missing = !absent.is_empty();
+                    if !missing && let Some(verdict) = self.shared.hear(WORD) {
+                        return Err(verdict);
+                    }
+                    self.wait_for(absent);
                     if over || !missing {
                         let error = self.here(Error::new(
                             if missing {
@@ -527,6 +540,16 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Notes whom this rank waits for before its call can start.
+    fn wait_for(&self, ranks: &[usize]) {
+        let wait = |&rank: &usize| Wait {
+            rank,
+            stage: "all ranks prepare the call's plan".to_owned(),
+            chunk: 0,
+        };
+        self.shared.history.waits(ranks.iter().map(wait).collect());
     }
 
     /// Whether the call is done on this rank.
@@ -582,6 +605,9 @@ impl Core {
             if waited >= check {
                 self.note_waits();
                 if let Some(group) = &self.group {
+                    if group.control.is_orphaned() && self.waits_for(0) {
+                        return Err(self.fail(left(0)));
+                    }
                     group.control.report(Report::Check(Vec::new()));
                 }
                 idle = Some((since, check + check.min(LAST_CHECK)));
@@ -632,6 +658,11 @@ impl Core {
         self.shared.history.waits(waits.collect());
     }
 
+    fn waits_for(&self, rank: u32) -> bool {
+        let mut waits = self.engine.blocked(self.rank as u32).into_iter();
+        waits.any(|b| b.rank == rank)
+    }
+
     fn stalled(&self, waited: Duration) -> Error {
         self.note_waits();
         let mut error = self.here(Error::new(
@@ -653,6 +684,13 @@ impl Core {
                 mismatch(self.rank, &ours.to_string(), rank as usize, &theirs)
             }
             Fault::Wire { error, ours } => {
+                self.note_waits();
+                if let Some(group) = &self.group {
+                    group.control.report(Report::Check(Vec::new()));
+                    if let Some(verdict) = self.shared.hear(WORD) {
+                        return verdict;
+                    }
+                }
                 let mut e = self.here(Error::new(
                     Kind::Wire,
                     error.to_string(),
@@ -680,6 +718,12 @@ impl Core {
             self.shared.poison(error.clone());
             return error;
         };
+        let explained = matches!(error.kind, Kind::Wire | Kind::Timeout | Kind::PeerLost);
+        if explained && group.control.is_orphaned() {
+            // Nobody arbitrates any more; that rank 0 has left is what all can see alike.
+            self.shared.poison(left(0));
+            return self.shared.verdict().unwrap_or(error);
+        }
         group.control.report(how(error.to_bytes()));
         self.shared.await_verdict(error, VERDICT)
     }

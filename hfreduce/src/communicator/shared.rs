@@ -67,14 +67,16 @@ impl Shared {
         self.bell.ring();
     }
 
+    /// The verdict, if it comes within `limit`.
+    pub fn hear(&self, limit: Duration) -> Option<Error> {
+        let guard = self.verdict.lock().ok()?;
+        let told = self.told.wait_timeout_while(guard, limit, |v| v.is_none());
+        told.ok()?.0.clone()
+    }
+
     /// Waits for the verdict, at most `limit`; `own` becomes it if nobody has told another by then.
     pub fn await_verdict(&self, own: Error, limit: Duration) -> Error {
-        let Ok(guard) = self.verdict.lock() else {
-            return own;
-        };
-        let told = self.told.wait_timeout_while(guard, limit, |v| v.is_none());
-        let verdict = told.ok().and_then(|(v, _)| v.clone());
-        verdict.unwrap_or_else(|| {
+        self.hear(limit).unwrap_or_else(|| {
             self.poison(own.clone());
             own
         })
@@ -102,7 +104,11 @@ impl Hooks for Shared {
             }
             _ => "look at rank 0's process",
         };
-        let mut error = Error::new(Kind::PeerLost, trouble.to_string(), remedy);
+        let kind = match trouble {
+            Trouble::MonitorSilent { .. } => Kind::Timeout,
+            _ => Kind::PeerLost,
+        };
+        let mut error = Error::new(kind, trouble.to_string(), remedy);
         error.peer = match trouble {
             Trouble::Gone { rank, .. } => Some(*rank),
             _ => Some(0),

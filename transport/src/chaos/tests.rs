@@ -82,7 +82,7 @@ fn a_put_held_back_for_polls_holds_back_its_peer_only() {
     assert_eq!(notices(&net, &mut wires[1]).0, [1]);
     assert_eq!(notices(&net, &mut wires[2]).0, [3]);
     for _ in 0..3 {
-        assert_eq!(notices(&net, &mut wires[1]).0, []);
+        assert_eq!(notices(&net, &mut wires[1]).0, [0u32; 0]);
         wires[0].poll(&mut Vec::new()).unwrap();
     }
     assert_eq!(notices(&net, &mut wires[1]).0, [2, 4]);
@@ -96,7 +96,7 @@ fn a_put_held_back_for_a_time_wakes_its_rank_when_it_may_go() {
     wires[0].put(put(1, 1)).unwrap();
     wires[0].poll(&mut Vec::new()).unwrap();
     if start.elapsed() < Duration::from_millis(30) {
-        assert_eq!(notices(&net, &mut wires[1]).0, []);
+        assert_eq!(notices(&net, &mut wires[1]).0, [0u32; 0]);
     }
     while !wakes(&wires[0]) {
         assert!(
@@ -129,6 +129,6 @@ fn a_cut_peer_is_an_error_of_every_call_and_nothing_from_it_gets_through() {
     for _ in 0..10 {
         assert_eq!(wires[0].poll(&mut Vec::new()).unwrap_err().peer, Some(1));
     }
-    assert_eq!(notices(&net, &mut wires[1]).0, []);
+    assert_eq!(notices(&net, &mut wires[1]).0, [0u32; 0]);
     assert_eq!(notices(&net, &mut wires[2]).0, [4]);
 }

@@ -42,6 +42,7 @@ pub struct Control {
     commands: UnboundedSender<Command>,
     done: Mutex<mpsc::Receiver<()>>,
     left: AtomicBool,
+    orphaned: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -92,10 +93,12 @@ impl Control {
         let session = Session::new(hooks, judge, host, pid);
         let (commands, inbox) = unbounded_channel();
         let (finished, done) = mpsc::channel();
+        let orphaned = Arc::new(AtomicBool::new(false));
+        let flag = orphaned.clone();
         std::thread::Builder::new()
             .name("hfr-control".into())
             .spawn(move || {
-                run(stream, session, inbox);
+                run(stream, session, inbox, flag);
                 drop(finished);
             })
             .map_err(|error| lost(error.to_string()))?;
@@ -103,6 +106,7 @@ impl Control {
             commands,
             done: Mutex::new(done),
             left: AtomicBool::new(false),
+            orphaned,
         })
     }
 
@@ -116,6 +120,11 @@ impl Control {
     pub fn watch(&self, rank: usize, process: OwnedFd) {
         let pid = process::pid_of(&process);
         let _ = self.commands.send(Command::Watch { rank, process, pid });
+    }
+
+    /// Whether the monitor has closed in order: rank 0 has left, and nobody arbitrates any more.
+    pub fn is_orphaned(&self) -> bool {
+        self.orphaned.load(Ordering::Acquire)
     }
 
     /// Leaves in order: from now on the end of this process is no failure. Waits for the monitor's word for half a second
@@ -145,7 +154,12 @@ pub(super) fn host_name() -> String {
         .into_owned()
 }
 
-fn run(stream: std::net::TcpStream, session: Session, inbox: UnboundedReceiver<Command>) {
+fn run(
+    stream: std::net::TcpStream,
+    session: Session,
+    inbox: UnboundedReceiver<Command>,
+    orphaned: Arc<AtomicBool>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -160,6 +174,7 @@ fn run(stream: std::net::TcpStream, session: Session, inbox: UnboundedReceiver<C
                 session,
                 events,
                 outbox,
+                orphaned,
             }
             .run(inbox, news)
             .await;
@@ -175,6 +190,7 @@ struct Thread {
     session: Session,
     events: UnboundedSender<Event>,
     outbox: UnboundedSender<Vec<u8>>,
+    orphaned: Arc<AtomicBool>,
 }
 
 impl Thread {
@@ -214,6 +230,8 @@ impl Thread {
         let answer = match event {
             Event::Message(message) => self.session.hear(message, Instant::now()),
             Event::Ended => {
+                self.orphaned
+                    .store(self.session.bade_farewell(), Ordering::Release);
                 self.session.ended();
                 None
             }

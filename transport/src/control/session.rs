@@ -58,6 +58,11 @@ impl Session {
         self.connected
     }
 
+    /// Whether the monitor has said that it closes.
+    pub(super) fn bade_farewell(&self) -> bool {
+        self.farewell
+    }
+
     /// When `tick` has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.due.as_ref().map(|due| due.silence.min(due.verdict))

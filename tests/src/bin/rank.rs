@@ -1,0 +1,170 @@
+//! One rank of a job for the process tests: joins the group that the environment describes and does the steps its arguments name. What it
+//! says on standard output is what the tests judge: `connected`, `looping`, `ready`, `ok STEP`, `error KIND|TEXT`, `done`. Invariant: a
+//! wrong result is reported as `wrong`, and only a rank that did all its steps says `done` and exits with 0.
+//!
+//! A step is `VERB[:ARGUMENT]...`, before it perhaps `@RANK,RANK=` for steps of some ranks only.
+
+use hfr_tests::ranks;
+use hfreduce::{Communicator, Element, Error, ReduceOp, Wire};
+use std::{
+    io::{BufRead, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // A test that has gone away wants to hear nothing.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn main() -> ExitCode {
+    let steps: Vec<String> = std::env::args().skip(1).collect();
+    if steps[0] == "cycles" {
+        return cycles();
+    }
+    let mut comm = match Communicator::from_env() {
+        Ok(comm) => Some(comm),
+        Err(error) => return failed(&error),
+    };
+    say("connected");
+    let rank = comm.as_ref().map_or(0, Communicator::rank);
+    for step in &steps {
+        let mut step = step.as_str();
+        if let Some((ranks, rest)) = step.strip_prefix('@').and_then(|s| s.split_once('=')) {
+            if !ranks.split(',').any(|r| r.parse() == Ok(rank)) {
+                continue;
+            }
+            step = rest;
+        }
+        if step == "drop" {
+            comm = None;
+            say("dropped");
+        } else if let Err(error) = act(comm.as_ref(), step) {
+            drop(comm);
+            return failed(&error);
+        }
+    }
+    drop(comm);
+    say("done");
+    ExitCode::SUCCESS
+}
+
+fn failed(error: &Error) -> ExitCode {
+    say(&format!("error {:?}|{error}", error.kind));
+    ExitCode::from(3)
+}
+
+fn act(comm: Option<&Communicator>, step: &str) -> Result<(), Error> {
+    let words: Vec<&str> = step.split(':').collect();
+    let number = |i: usize| words[i].parse::<usize>().expect("a number");
+    let comm = || comm.expect("steps behind `drop` need no group");
+    match words[0] {
+        "ready" => say("ready"),
+        "wait" => {
+            let _ = std::io::stdin().lock().read_line(&mut String::new());
+        }
+        "sleep" => std::thread::sleep(Duration::from_millis(number(1) as u64)),
+        "abort" => comm().abort(words[1]),
+        "barrier" => comm().barrier()?,
+        "loop" => for_times(comm(), number(1), number(2))?,
+        "call" => {
+            let root = number(5);
+            match words[3] {
+                "f32" => call::<f32>(comm(), words[1], number(2), words[4], root)?,
+                "f64" => call::<f64>(comm(), words[1], number(2), words[4], root)?,
+                "i32" => call::<i32>(comm(), words[1], number(2), words[4], root)?,
+                other => panic!("no type {other} here"),
+            }
+            say(&format!("ok {step}"));
+        }
+        other => panic!("no step {other}"),
+    }
+    Ok(())
+}
+
+/// All-reduces whose results are checked; says `looping` behind the third.
+fn for_times(comm: &Communicator, count: usize, times: usize) -> Result<(), Error> {
+    let n = comm.size();
+    let mut buffer = vec![0f32; count];
+    for time in 0..times {
+        let input = |i: usize| ((i + time) % 89 + 1) as f32;
+        for (i, x) in buffer.iter_mut().enumerate() {
+            *x = input(i) * (comm.rank() + 1) as f32;
+        }
+        comm.all_reduce(&mut buffer, ReduceOp::Sum)?;
+        let factor = (n * (n + 1) / 2) as f32;
+        if let Some(i) = (0..count).find(|&i| buffer[i] != input(i) * factor) {
+            say(&format!(
+                "wrong: element {i} of call {time} is {}",
+                buffer[i]
+            ));
+        }
+        if time == 2 {
+            say("looping");
+        }
+    }
+    Ok(())
+}
+
+fn call<T: Element + Default>(
+    comm: &Communicator,
+    collective: &str,
+    count: usize,
+    op: &str,
+    root: usize,
+) -> Result<(), Error> {
+    let op = *ReduceOp::ALL
+        .iter()
+        .find(|o| o.name() == op)
+        .expect("an operation");
+    let mut buffer = vec![T::default(); count];
+    let mut wide = vec![T::default(); count * comm.size()];
+    match collective {
+        "all_reduce" => comm.all_reduce(&mut buffer, op),
+        "reduce_scatter" => comm.reduce_scatter(&wide, &mut buffer, op),
+        "all_gather" => comm.all_gather(&buffer, &mut wide),
+        "broadcast" => comm.broadcast(&mut buffer, root),
+        "reduce" => comm.reduce(&mut buffer, op, root),
+        other => panic!("no collective {other}"),
+    }
+}
+
+fn open() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// Fifty jobs of two ranks, one after the other in this one process; says how many descriptors were open after the first ten and at the end.
+fn cycles() -> ExitCode {
+    for (nodes, wire) in [
+        (&[2][..], Wire::Auto),
+        (&[1, 1], Wire::Local),
+        (&[1, 1], Wire::Tcp),
+    ] {
+        let job = || {
+            ranks(
+                nodes,
+                wire,
+                |_| (),
+                |comm| for_times(&comm, 1000, 2).expect("a healthy group"),
+            )
+        };
+        for _ in 0..4 {
+            job();
+        }
+        let before = open();
+        for _ in 0..13 {
+            job();
+        }
+        // Threads that close the last descriptors need not have run yet.
+        for _ in 0..100 {
+            if open() <= before {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        say(&format!("descriptors {before} {}", open()));
+    }
+    say("done");
+    ExitCode::SUCCESS
+}
