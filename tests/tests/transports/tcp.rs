@@ -215,6 +215,10 @@ fn another_jobs_token_is_refused_by_both_sides_with_a_reason() {
 fn impostor(forge: impl Fn(&[u8; 64]) -> [u8; 32]) -> String {
     let mut b = end(1, 64, 0..64, TOKEN).0;
     let mut stream = TcpStream::connect(String::from_utf8(b.address()).unwrap()).unwrap();
+    // Let in, we would wait for ever: then the accepter's result says what went wrong.
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
     let hello = [
         &b"HFRTCP1\n"[..],
         &0u64.to_le_bytes(),
