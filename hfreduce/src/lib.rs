@@ -19,3 +19,8 @@ pub use config::{Config, Wire};
 pub use dtype::{DType, Element};
 pub use error::{Error, Kind};
 pub use op::ReduceOp;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

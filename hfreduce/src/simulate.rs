@@ -79,6 +79,16 @@ pub enum Failure {
         /// The right value.
         wanted: i64,
     },
+    /// A rank left a barrier too early.
+    #[error("rank {rank} leaves barrier {call} before rank {missing} has come")]
+    Early {
+        /// The rank that left.
+        rank: usize,
+        /// The call, from 0.
+        call: usize,
+        /// The rank that had not come.
+        missing: usize,
+    },
     /// Nobody can go on and nothing is under way.
     #[error("everyone waits: {0}")]
     Stuck(String),
@@ -350,6 +360,16 @@ impl<'a> Simulation<'a> {
         let call = self.ranks[rank].call;
         let count = self.scenario.counts[call];
         let (inputs, outputs) = lengths(self.plan, count);
+        let outside = |r: &Rank| r.call < call || r.call == call && r.job.is_none();
+        if self.plan.collective == Collective::Barrier
+            && let Some(missing) = self.ranks.iter().position(outside)
+        {
+            return Err(Failure::Early {
+                rank,
+                call,
+                missing,
+            });
+        }
         let r = &mut self.ranks[rank];
         let mut output = r.memory.at(r.output, 8 * outputs).cast::<i64>();
         let input = r.memory.at(r.input, 8 * inputs).cast::<i64>();

@@ -202,25 +202,27 @@ fn watch(ranks: &mut [Rank], caught: &AtomicUsize) -> i32 {
         if let Some((when, signal)) = deadline
             && Instant::now() >= when
         {
-            let staying: Vec<_> = ranks
-                .iter()
-                .filter(|r| !r.ended)
-                .map(|r| r.rank.to_string())
-                .collect();
-            let name = if signal == Signal::TERM {
-                "SIGTERM"
-            } else {
-                "SIGKILL"
-            };
-            eprintln!(
-                "hfr: still there: ranks {}; sending {name}",
-                staying.join(" ")
-            );
+            name_staying(ranks, signal);
             end(ranks, signal);
             deadline = Some((Instant::now() + TERMINATE, Signal::KILL));
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// Says who is about to get `signal`.
+fn name_staying(ranks: &[Rank], signal: Signal) {
+    let staying = ranks.iter().filter(|rank| !rank.ended);
+    let staying: Vec<_> = staying.map(|rank| rank.rank.to_string()).collect();
+    let name = if signal == Signal::TERM {
+        "SIGTERM"
+    } else {
+        "SIGKILL"
+    };
+    eprintln!(
+        "hfr: still there: ranks {}; sending {name}",
+        staying.join(" ")
+    );
 }
 
 /// Sends `signal` to all who are still there.

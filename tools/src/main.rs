@@ -57,10 +57,39 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::Cli;
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_read_as_nccl_tests_has_them() {
+        let takes = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        assert!(takes(
+            "hfr bench -b 8 -e 128M -f 2 -d half,float -o all -r 3 -n 20 -w 5 -c 0 -a 3 -R 1 -J out.json"
+        ));
+        assert!(takes(
+            "hfr bench reduce_scatter -i 1M --json --nodes 2 --ranks-per-node 4"
+        ));
+        assert!(takes(
+            "hfr run --nodes 2 -L 4 --timeout 9.5 -- prog --flag -x"
+        ));
+        assert!(takes(
+            "hfr plan simulate --shape 3+5 --cut 0-4@3 --drop 2@9 --count 10,2K"
+        ));
+        for wrong in [
+            "hfr bench -f 2 -i 1M",
+            "hfr bench -c 2",
+            "hfr bench -a 4",
+            "hfr bench -f 1",
+            "hfr bench reduce -t all_gather",
+            "hfr run --nodes 2",
+            "hfr run --transport carrier -- prog",
+            "hfr plan check --shape 2x2 --nodes 2",
+        ] {
+            assert!(!takes(wrong), "'{wrong}' was accepted");
+        }
     }
 }

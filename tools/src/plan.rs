@@ -250,7 +250,7 @@ fn check(which: &Which) -> Result<i32> {
 
 fn run_simulation(which: &Which, how: &How) -> Result<i32> {
     ensure!(
-        how.piece > 0 && how.piece % 64 == 0,
+        how.piece > 0 && how.piece.is_multiple_of(64),
         "a piece of {} bytes is not a multiple of 64 above 0",
         how.piece
     );

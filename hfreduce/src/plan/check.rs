@@ -2,74 +2,8 @@
 //! Only a plan that passes becomes a [`Checked`] plan, and only those run: that witness is what the `unsafe` code of the engine stands on.
 //! It knows nothing of memory; what it proves beside correctness are the facts the engine may use to avoid copies.
 
-use super::{Act, CellId, Collective, Piece, Plan, RankSet, Stage, flow::Flow};
+use super::{Act, CellId, Collective, Flaw, Piece, Plan, RankSet, Stage, flow::Flow};
 use std::collections::HashMap;
-
-/// A reason to refuse a plan. Stages and cells are named by index; `hfr plan show` prints them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "each variant's text says what it is")]
-pub enum Flaw {
-    #[error("turns is {0}; a slot is used again after 1 or 2 windows")]
-    Turns(u32),
-    #[error("a plan has at least one block and one part")]
-    NoPieces,
-    #[error("stage {stage} names rank {rank}, which the group does not have")]
-    NoSuchRank { stage: usize, rank: u32 },
-    #[error("stage {stage} names cell {cell}, which the plan does not have")]
-    NoSuchCell { stage: usize, cell: u32 },
-    #[error("cell {cell} lies on node {node} but is rank {home}'s, of another node")]
-    HomeElsewhere { cell: u32, node: u32, home: u32 },
-    #[error("stage {stage} has no such piece: block {}, part {}", piece.block, piece.part)]
-    NoSuchPiece { stage: usize, piece: Piece },
-    #[error("stage {stage} reaches cell {cell}, which lies on another node")]
-    OutOfReach { stage: usize, cell: u32 },
-    #[error("stage {stage} puts into cell {cell} of its own node")]
-    PutAtHome { stage: usize, cell: u32 },
-    #[error("stage {stage} writes cell {cell}, which is not its rank's own")]
-    NotOwnCell { stage: usize, cell: u32 },
-    #[error("stage {stage} writes no cell, or the wrong kind of cell")]
-    WrongTarget { stage: usize },
-    #[error("stage {stage} reads bytes of cell {cell}, which is a token")]
-    NoBytes { stage: usize, cell: u32 },
-    #[error("stage {stage} reads cell {cell} before any stage writes it")]
-    NotWritten { stage: usize, cell: u32 },
-    #[error("stage {stage} writes cell {cell}, which is written already")]
-    WrittenTwice { stage: usize, cell: u32 },
-    #[error("stage {stage} takes a piece that rank {rank} has taken already")]
-    TakenTwice { stage: usize, rank: u32 },
-    #[error("stage {stage} gives a piece that rank {rank} was given already")]
-    GivenTwice { stage: usize, rank: u32 },
-    #[error("stage {stage} reduces nothing")]
-    NoTerms { stage: usize },
-    #[error("stage {stage} reduces pieces that do not belong together")]
-    Mixed { stage: usize },
-    #[error("stage {stage} adds the input of rank {rank} twice")]
-    AddedTwice { stage: usize, rank: u32 },
-    #[error("stage {stage} has a raw input behind a sum; raw inputs come first")]
-    RawAfterSum { stage: usize },
-    #[error("stage {stage} reduces a result that is complete already")]
-    FinishedTwice { stage: usize },
-    #[error("stage {stage} gives rank {rank} a piece of the wrong block or part")]
-    WrongPiece { stage: usize, rank: u32 },
-    #[error("stage {stage} gives rank {rank} a result without the input of rank {missing}")]
-    Incomplete {
-        stage: usize,
-        rank: u32,
-        missing: u32,
-    },
-    #[error("stage {stage} gives rank {rank} a result that the collective does not give it")]
-    Unwanted { stage: usize, rank: u32 },
-    #[error("stage {stage} gives rank {rank} an input that nothing was done to")]
-    NotReduced { stage: usize, rank: u32 },
-    #[error("rank {rank} is never given block {}, part {}", piece.block, piece.part)]
-    NeverGiven { rank: u32, piece: Piece },
-    #[error("rank {rank} can leave the barrier before rank {missing} has entered")]
-    Hole { rank: u32, missing: u32 },
-    #[error(
-        "cell {cell} may be overwritten while stage {reader} still reads it: nothing flows back from there to its writer"
-    )]
-    Overwritten { cell: u32, reader: usize },
-}
 
 /// Whether a taken piece must be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +72,8 @@ struct Value {
     piece: Piece,
     ranks: RankSet,
     raw: bool,
+    /// How it was added: a raw input's rank, or behind those the number of a list of such forms.
+    form: u32,
 }
 
 impl Plan {
@@ -187,6 +123,10 @@ struct Checker<'a> {
     values: Vec<Option<Value>>,
     taken: HashMap<(u32, Piece), usize>,
     given: HashMap<(u32, Piece), usize>,
+    /// The orders of addition met so far, each with its number.
+    forms: HashMap<Vec<u32>, u32>,
+    /// By piece of the input: the form in which it was given first.
+    result: HashMap<Piece, u32>,
 }
 
 impl<'a> Checker<'a> {
@@ -204,6 +144,8 @@ impl<'a> Checker<'a> {
             values: vec![None; cells],
             taken: HashMap::new(),
             given: HashMap::new(),
+            forms: HashMap::new(),
+            result: HashMap::new(),
         }
     }
 
@@ -220,6 +162,7 @@ impl<'a> Checker<'a> {
         let flow = Flow::new(self.plan, &self.facts);
         self.barrier(&flow)?;
         flow.no_slot_overwritten(self.plan, &self.facts)?;
+        flow.every_message_taken(self.plan, &self.facts)?;
         self.aliases(&flow);
         self.facts.piece = self
             .values
@@ -358,6 +301,7 @@ impl<'a> Checker<'a> {
                     piece: *piece,
                     ranks: RankSet::One(rank),
                     raw: true,
+                    form: rank,
                 })
             }
             Act::Reduce { terms } => Some(self.sum(i, terms)?),
@@ -407,12 +351,16 @@ impl<'a> Checker<'a> {
             return Err(Flaw::FinishedTwice { stage: i });
         }
         let piece = first.piece;
+        let order: Vec<u32> = terms.iter().map(|c| held(c).form).collect();
+        let next = (self.ranks + self.forms.len()) as u32;
+        let form = *self.forms.entry(order).or_insert(next);
         self.facts.raw.insert(i, raw);
         self.facts.last.insert(i, ranks.len() == self.ranks);
         Ok(Value {
             piece,
             ranks,
             raw: false,
+            form,
         })
     }
 
@@ -439,6 +387,9 @@ impl<'a> Checker<'a> {
                 }
                 if value.raw {
                     return Err(Flaw::NotReduced { stage: i, rank });
+                }
+                if *self.result.entry(value.piece).or_insert(value.form) != value.form {
+                    return Err(Flaw::OtherOrder { stage: i, rank });
                 }
             }
             Some(owner) => {

@@ -89,6 +89,24 @@ impl Flow {
         Ok(())
     }
 
+    /// Whatever comes from another node is taken off the wire by its home rank, which does so only while it is in a call: that rank must wait
+    /// for it, directly or through others, in the same chunk.
+    pub fn every_message_taken(&self, plan: &Plan, facts: &Facts) -> Result<(), Flaw> {
+        for (i, cell) in plan.cells.iter().enumerate() {
+            let Some(writer) = facts.writer[i] else {
+                continue;
+            };
+            let from = plan.shape.node_of(plan.stages[writer].worker as usize);
+            if from != cell.node as usize && !self.reaches(writer, cell.home) {
+                return Err(Flaw::Unattended {
+                    cell: i as u32,
+                    rank: cell.home,
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn returns(&self, plan: &Plan, reader: usize, writer: usize) -> bool {
         let (late, early) = (&self.after[reader], &self.before[writer]);
         late.common(early).is_some()

@@ -7,16 +7,18 @@ mod check;
 mod choose;
 mod cost;
 mod family;
+mod flaw;
 mod flow;
 mod others;
 mod set;
 mod shape;
 mod show;
 
-pub use check::{Checked, Direct, Facts, Flaw, TakeAlias};
+pub use check::{Checked, Direct, Facts, TakeAlias};
 pub use choose::{Choice, Model, Wanted, choose};
 pub use cost::{Cost, RankCost};
 pub use family::{candidates, checked};
+pub use flaw::Flaw;
 pub use set::RankSet;
 pub use shape::Shape;
 

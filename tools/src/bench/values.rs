@@ -132,7 +132,7 @@ pub fn input(dtype: DType, op: ReduceOp, ranks: usize, rank: usize, element: usi
             // All have the average, but one has one more and its neighbour one less.
             let most = ((whole(dtype) - 1) / n).min(LARGEST);
             let average = if most > 0 { 1 + shared / n % most } else { 0 };
-            let step = i128::from(turn == 0) - i128::from((turn + 1) % n == 0);
+            let step = i128::from(turn == 0) - i128::from((turn + 1).is_multiple_of(n));
             i128::from(average) + step
         }
         ReduceOp::BAnd => i128::from(!(own & own >> 21 & own >> 42)),
