@@ -348,7 +348,11 @@ impl Core {
         if let Some(fault) = fault {
             return Err(self.fault(fault));
         }
-        slept.map_err(|e| self.here(Error::new(Kind::Memory, e.cause, e.remedy)))
+        // Jobs are still in the engine, with pointers into buffers that the caller gets back now: the group must end here.
+        slept.map_err(|e| {
+            let error = self.here(Error::new(Kind::Memory, e.cause, e.remedy));
+            self.fail(error)
+        })
     }
 
     fn note_waits(&self) {
