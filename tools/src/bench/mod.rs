@@ -48,7 +48,7 @@ pub struct Args {
     /// Element types: double, float, half, bfloat16, f8e4m3, f8e5m2, int8, uint8, int32, uint32, int64, uint64 or all
     #[arg(short = 'd', long, default_value = "float", value_delimiter = ',')]
     datatype: Vec<String>,
-    /// Operations: sum, prod, min, max, avg, mulsum[:FACTOR], band, bor, bxor or all
+    /// Operations: sum, prod, min, max, avg, mulsum or mulsum:FACTOR, band, bor, bxor or all
     #[arg(short = 'o', long, default_value = "sum", value_delimiter = ',')]
     op: Vec<String>,
     /// Root of broadcast and reduce
