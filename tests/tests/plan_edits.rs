@@ -3,7 +3,7 @@
 //! the proof works; the named edits at the end pin which flaw each kind of mistake is.
 
 use hfreduce::{
-    plan::{Act, CellId, Collective, Piece, Plan, Shape, candidates},
+    plan::{Act, CellId, Collective, Flaw, Piece, Plan, Shape, candidates},
     simulate::{Scenario, simulate},
 };
 use std::{
@@ -282,4 +282,97 @@ fn every_edit_between_even_nodes() {
 #[test]
 fn every_edit_between_uneven_nodes() {
     every_edit(&[1, 2]);
+}
+
+/// The first stage that `is` likes.
+fn find(plan: &Plan, is: impl Fn(&Act) -> bool) -> usize {
+    let found = plan.stages.iter().position(|s| is(&s.act));
+    found.expect("the plan has such a stage")
+}
+
+/// The flaw of `plan` after `change`.
+fn flaw(mut plan: Plan, change: impl FnOnce(&mut Plan)) -> Flaw {
+    let name = plan.name;
+    change(&mut plan);
+    match plan.check() {
+        Ok(_) => panic!("{name}: a mistake is accepted"),
+        Err(flaw) => flaw,
+    }
+}
+
+fn first(collective: Collective, nodes: &[usize]) -> Plan {
+    candidates(collective, &Shape::new(nodes)).remove(0)
+}
+
+fn terms(plan: &mut Plan) -> &mut Vec<CellId> {
+    let i = find(plan, |a| matches!(a, Act::Reduce { .. }));
+    match &mut plan.stages[i].act {
+        Act::Reduce { terms } => terms,
+        _ => panic!("found a reduction just now"),
+    }
+}
+
+#[test]
+fn mistakes_in_a_sum_have_their_names() {
+    for nodes in [&[3][..], &[2, 2], &[1, 2]] {
+        let shape = Shape::new(nodes);
+        for plan in candidates(Collective::AllReduce, &shape) {
+            if plan.name == "one_shot" && nodes.len() == 1 {
+                let other = flaw(plan.clone(), |p| terms(p).swap(0, 1));
+                assert!(matches!(other, Flaw::OtherOrder { .. }), "{other:?}");
+            }
+            if terms(&mut plan.clone()).len() > 1 {
+                let less = flaw(plan.clone(), |p| {
+                    terms(p).pop();
+                });
+                assert!(matches!(less, Flaw::Incomplete { .. }), "{less:?}");
+            }
+            let more = flaw(plan.clone(), |p| {
+                let again = terms(p)[0];
+                terms(p).insert(0, again);
+            });
+            assert!(matches!(more, Flaw::AddedTwice { .. }), "{more:?}");
+            let none = flaw(plan.clone(), |p| terms(p).clear());
+            assert!(matches!(none, Flaw::NoTerms { .. }), "{none:?}");
+            let give = find(&plan, |a| matches!(a, Act::Give { .. }));
+            let never = flaw(plan.clone(), |p| drop(p.stages.remove(give)));
+            assert!(matches!(never, Flaw::NeverGiven { .. }), "{never:?}");
+            let twice = flaw(plan.clone(), |p| {
+                p.stages.insert(give, p.stages[give].clone());
+            });
+            assert!(matches!(twice, Flaw::GivenTwice { .. }), "{twice:?}");
+            let take = find(&plan, |a| matches!(a, Act::Take { .. }));
+            let unwritten = flaw(plan, |p| drop(p.stages.remove(take)));
+            assert!(
+                matches!(unwritten, Flaw::NotWritten { .. }),
+                "{unwritten:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn mistakes_in_the_flow_have_their_names() {
+    // Without the tokens that climb back nothing tells the root that its slot has been read.
+    for nodes in [&[3][..], &[2, 2], &[1, 1, 1]] {
+        let silent = flaw(first(Collective::Broadcast { root: 0 }, nodes), |p| {
+            p.stages
+                .retain(|s| !matches!(s.act, Act::Signal | Act::Wait));
+            p.stages.iter_mut().for_each(|s| s.after.clear());
+        });
+        assert!(matches!(silent, Flaw::Overwritten { .. }), "{silent:?}");
+        let hasty = flaw(first(Collective::Barrier, nodes), |p| {
+            let wait = p.stages.iter().rposition(|s| s.act == Act::Wait);
+            p.stages.remove(wait.expect("ranks wait in a barrier"));
+        });
+        assert!(matches!(hasty, Flaw::Hole { .. }), "{hasty:?}");
+    }
+    // A token that comes to rank 1 although only rank 2 waits for it: rank 1 may be gone before it comes.
+    let left = flaw(first(Collective::Barrier, &[1, 2]), |p| {
+        let token = p.signal(0, 1, Vec::new());
+        p.wait(2, vec![token]);
+    });
+    assert!(matches!(left, Flaw::Unattended { rank: 1, .. }), "{left:?}");
+    let turned = flaw(first(Collective::AllReduce, &[2]), |p| p.turns = 3);
+    assert!(matches!(turned, Flaw::Turns(3)), "{turned:?}");
 }

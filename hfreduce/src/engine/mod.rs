@@ -62,6 +62,8 @@ struct Run {
     done: Vec<u64>,
     /// The least of `done`.
     floor: u64,
+    /// Steps whose `done` is the floor: the others are looked at again only when there is none left.
+    behind: usize,
     /// Chunks that have a job.
     end: u64,
     window: u64,
@@ -153,6 +155,7 @@ impl Engine {
             begun: vec![0; steps],
             done: vec![0; steps],
             floor: 0,
+            behind: steps,
             end: 0,
             window: window as u64,
             slots: layout.slots(),
@@ -328,7 +331,11 @@ impl Engine {
             }
         }
         if chunk == r.floor {
-            r.floor = r.done.iter().copied().min().unwrap_or(r.end);
+            r.behind -= 1;
+            if r.behind == 0 {
+                r.floor = r.done.iter().copied().min().unwrap_or(r.end);
+                r.behind = r.done.iter().filter(|done| **done == r.floor).count();
+            }
         }
     }
 
