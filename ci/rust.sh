@@ -3,8 +3,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 if ! command -v cargo >/dev/null; then
-    echo "no cargo here: installing Rust with rustup" >&2
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal >&2
+    echo "this needs Rust 1.95 or later; install it with rustup (https://www.rust-lang.org/tools/install) and start again" >&2
+    exit 1
 fi
 
 # component NAME COMMAND...: installs a rustup component where the command does not run.

@@ -5,17 +5,21 @@ pub mod job;
 use hfreduce::{Communicator, Config, Wire};
 use std::{
     net::TcpListener,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-/// A port that was free a moment ago, different from those given out before by this process.
+/// A port that was free a moment ago, different from those given out before by this process. It is below the ports that the kernel hands out
+/// by itself, so that no connection of another test takes it before it is used.
 pub fn free_port() -> u16 {
-    static LAST: AtomicU16 = AtomicU16::new(0);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 20_000;
+    const PORTS: u32 = 12_000;
+    let own = std::process::id().wrapping_mul(997);
     loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
-        if LAST.swap(port, Ordering::Relaxed) != port {
+        let next = own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = (FIRST + next % PORTS) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }

@@ -7,6 +7,8 @@ mod begin;
 mod differ;
 #[path = "processes/kill.rs"]
 mod kill;
+#[path = "processes/netns.rs"]
+mod netns;
 #[path = "processes/quiet.rs"]
 mod quiet;
 #[path = "processes/stall.rs"]
@@ -29,4 +31,17 @@ fn start(plan: &Plan, steps: &[&str]) -> Job {
 
 fn others(world: usize, rank: usize) -> Vec<usize> {
     (0..world).filter(|r| *r != rank).collect()
+}
+
+/// Runs `f` for all cases at a time: most of what they do is waiting.
+fn each<T: Sync>(cases: &[T], f: impl Fn(&T) + Sync) {
+    std::thread::scope(|s| {
+        let f = &f;
+        let threads: Vec<_> = cases.iter().map(|case| s.spawn(move || f(case))).collect();
+        for thread in threads {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
 }

@@ -47,8 +47,15 @@ pub struct Communicator {
     node: usize,
     wire: &'static str,
     splits: Mutex<u64>,
-    server: Option<StoreServer>,
+    /// Only held, and locked only because a server is not for several threads while a communicator is.
+    server: Mutex<Option<StoreServer>>,
 }
+
+const _: () = {
+    const fn for_several_threads<T: Send + Sync>() {}
+    for_several_threads::<Communicator>();
+    for_several_threads::<Registered<f32>>();
+};
 
 fn raw<T: Element>(
     collective: Collective,
@@ -95,7 +102,7 @@ impl Communicator {
             node: parts.core.node,
             wire: parts.wire,
             splits: Mutex::new(0),
-            server: parts.server,
+            server: Mutex::new(parts.server),
             core: Arc::new(Mutex::new(parts.core)),
         }
     }
@@ -441,6 +448,10 @@ impl Drop for Communicator {
             }
             group.control.leave();
         }
-        self.server.take();
+        let server = self
+            .server
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        server.take();
     }
 }

@@ -71,7 +71,7 @@ fn used(pid: u32) -> u64 {
 
 #[test]
 fn ranks_that_wait_use_no_processor() {
-    for (nodes, wire) in JOBS {
+    each(&JOBS, |&(nodes, wire)| {
         let steps = ["loop:1000:3", "barrier", "ready", "@0=wait", "barrier"];
         let mut job = start(&Plan::new(nodes, wire, "20"), &steps);
         job.hears(&[0, 1, 2, 3], "ready");
@@ -87,5 +87,5 @@ fn ranks_that_wait_use_no_processor() {
         }
         job.go(0);
         job.succeeds(LONG);
-    }
+    });
 }

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 #[test]
 fn a_stopped_rank_is_named_and_hears_it_too() {
-    for (nodes, wire) in JOBS {
+    each(&JOBS, |&(nodes, wire)| {
         for stopped in [0, 2] {
             let mut job = start(&Plan::new(nodes, wire, "2"), &["loop:300000:1000000"]);
             job.hears(&[0, 1, 2, 3], "looping");
@@ -25,12 +25,12 @@ fn a_stopped_rank_is_named_and_hears_it_too() {
                 assert_eq!(own, error, "{}", job.story());
             }
         }
-    }
+    });
 }
 
 #[test]
 fn a_late_rank_is_named() {
-    for (nodes, wire) in JOBS {
+    each(&JOBS, |&(nodes, wire)| {
         for warm in ["loop:1000:3", "barrier"] {
             let steps = [warm, "@2=sleep:3500", "loop:1000:3"];
             let mut job = start(&Plan::new(nodes, wire, "1.5"), &steps);
@@ -42,12 +42,12 @@ fn a_late_rank_is_named() {
                 job.story()
             );
         }
-    }
+    });
 }
 
 #[test]
 fn a_rank_that_leaves_early_is_named() {
-    for (nodes, wire) in JOBS {
+    each(&JOBS, |&(nodes, wire)| {
         for gone in [0, 3] {
             for warm in ["loop:1000:3", "barrier"] {
                 let leaves = format!("@{gone}=drop");
@@ -64,7 +64,7 @@ fn a_rank_that_leaves_early_is_named() {
                 assert_eq!(job.ends(&[gone], SOON), [Some(0)], "{}", job.story());
             }
         }
-    }
+    });
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn slow_puts_change_nothing() {
 
 #[test]
 fn abort_ends_all() {
-    for (nodes, wire) in JOBS {
+    each(&JOBS, |&(nodes, wire)| {
         for who in [0, 2] {
             let steps = [
                 "loop:1000:3",
@@ -106,5 +106,5 @@ fn abort_ends_all() {
                 "{error}"
             );
         }
-    }
+    });
 }

@@ -5,6 +5,7 @@ use super::drive::{
 };
 use super::traffic::{Checked, Trader};
 use hfr_transport::{Event, Notice, Put};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 fn notices(events: &[Event]) -> Vec<(usize, u32)> {
     let arrived = |event: &Event| match *event {
@@ -71,24 +72,41 @@ pub fn random_puts_in_all_directions_a_thread_per_rank(make: impl Fn(usize) -> V
         let mut ends = make(ranks);
         connect(&mut ends, 0..ranks);
         let checked = Checked::new(ranks);
-        let all_done = std::sync::Barrier::new(ranks);
+        let (finished, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         std::thread::scope(|scope| {
             for (end, mut trader) in traders(&mut ends, puts, &checked) {
-                let all_done = &all_done;
+                let (finished, failed) = (&finished, &failed);
                 scope.spawn(move || {
+                    let _alarm = Alarm(failed);
                     let mut next = 0;
-                    while !trader.done() {
+                    while !trader.done() && !failed.load(Ordering::Relaxed) {
                         for _ in 0..ranks {
                             trader.put(&mut *end.0, next);
                             next += 1;
                         }
                         trader.poll(&mut *end.0);
                     }
-                    // Nobody hangs up before all have heard everything.
-                    all_done.wait();
+                    // Nobody hangs up before all have heard everything, or one has failed.
+                    finished.fetch_add(1, Ordering::Relaxed);
+                    while finished.load(Ordering::Relaxed) < ranks
+                        && !failed.load(Ordering::Relaxed)
+                    {
+                        std::thread::yield_now();
+                    }
                 });
             }
         });
+    }
+}
+
+/// Tells the other threads of a test when its own panics, so that they do not wait for it.
+struct Alarm<'a>(&'a AtomicBool);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 }
 

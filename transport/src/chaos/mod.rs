@@ -145,7 +145,9 @@ impl<T: Transport> Transport for Chaos<T> {
         }
         let until = match self.script.act(self.puts) {
             Some(Act::Delay(Hold::Time(time))) => Some(Until::Time(Instant::now() + time)),
-            Some(Act::Delay(Hold::Polls(polls))) => Some(Until::Poll(self.polls + polls)),
+            Some(Act::Delay(Hold::Polls(polls))) => {
+                Some(Until::Poll(self.polls.saturating_add(polls)))
+            }
             Some(Act::Cut) => {
                 self.cut.push(put.peer);
                 self.held.retain(|(held, _)| held.peer != put.peer);

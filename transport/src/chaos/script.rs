@@ -111,13 +111,20 @@ fn hold(length: &str) -> Result<Hold, String> {
     let (number, unit) = length.split_at(digits);
     let wrong = || format!("{length:?} is no length; write a whole number and us, ms, s or polls");
     let number: u64 = number.parse().map_err(|_| wrong())?;
-    Ok(match unit {
-        "us" => Hold::Time(Duration::from_micros(number)),
-        "ms" => Hold::Time(Duration::from_millis(number)),
-        "s" => Hold::Time(Duration::from_secs(number)),
-        "polls" => Hold::Polls(number),
+    let each = match unit {
+        "polls" => return Ok(Hold::Polls(number)),
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
         _ => return Err(wrong()),
-    })
+    };
+    // A day is far beyond every test, and far below where clocks overflow.
+    match number.checked_mul(each) {
+        Some(microseconds) if microseconds <= 86_400_000_000 => {
+            Ok(Hold::Time(Duration::from_micros(microseconds)))
+        }
+        _ => Err(format!("{length:?} is longer than a day")),
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +158,7 @@ mod tests {
             ("delay=5@3", "polls"),
             ("delay=ms@3", "polls"),
             ("delay=5min@3", "polls"),
+            ("delay=86401s@3", "longer than a day"),
             ("explode@3", "explode"),
             ("kill=9@3", "takes no value"),
             ("cut@3,kill@3", "already"),

@@ -1,0 +1,316 @@
+//! How a call finds its plan: the choice by size, and the installing of a plan the first time it is used. Installing is an agreement: all ranks
+//! compare their calls over the store with nothing running, memory is reserved, peers are connected, and nobody sends before everybody
+//! is ready. One rank's failure in it is everyone's.
+
+use super::{Core, WORD};
+use crate::{
+    call::Call,
+    engine::{MAX_COUNTERS, Place, compile},
+    error::{Error, Kind},
+    layout::Layout,
+    plan::{Checked, Choice, Collective, Cost, Wanted, checked, choose},
+    stall::{Wait, mismatch},
+};
+use hfr_transport::{PeerAddress, control::Report, shm::Board};
+use std::time::{Duration, Instant};
+
+/// A plan of a family, with what it was measured to need.
+pub struct Candidate {
+    pub checked: Checked,
+    pub cost: Cost,
+    /// Largest piece, in bytes.
+    pub piece: usize,
+    /// Chunks in flight.
+    pub window: usize,
+    /// The engine's number of it, once it is installed.
+    pub run: Option<usize>,
+}
+
+/// Blocking steps look for a verdict this often.
+const SLICE: Duration = Duration::from_millis(250);
+
+impl Core {
+    /// The plan and piece for this size; the same on all ranks, since all compute it from the same numbers.
+    pub(super) fn choice(&mut self, collective: Collective, bytes: usize) -> Result<Choice, Error> {
+        let key = (collective, bytes.next_power_of_two());
+        if let Some(choice) = self.choices.get(&key) {
+            return Ok(*choice);
+        }
+        if !self.families.contains_key(&collective) {
+            let plans = checked(collective, &self.shape).map_err(|flaw| {
+                self.here(Error::new(
+                    Kind::Start,
+                    format!("a plan is wrong: {flaw}"),
+                    "this is a bug of the library; please report it with the group's shape",
+                ))
+            })?;
+            let family = plans.into_iter().map(|c| self.candidate(c)).collect();
+            self.families.insert(collective, family);
+        }
+        let family = &self.families[&collective];
+        let costs: Vec<Cost> = family.iter().map(|c| c.cost.clone()).collect();
+        let mut choice = choose(&self.model, &self.shape, &costs, Wanted { bytes: key.1 });
+        if let (Collective::AllReduce, Some(name)) = (collective, &self.algorithm) {
+            let found = family.iter().position(|c| c.checked.plan().name == name);
+            choice.plan = found.ok_or_else(|| {
+                let names: Vec<_> = family.iter().map(|c| c.checked.plan().name).collect();
+                self.here(Error::new(
+                    Kind::InvalidArgument,
+                    format!("HFR_ALGO={name} is no plan for this group"),
+                    format!("choose one of {}", names.join(", ")),
+                ))
+            })?;
+            let one = [costs[choice.plan].clone()];
+            choice.piece = choose(&self.model, &self.shape, &one, Wanted { bytes: key.1 }).piece;
+        }
+        self.choices.insert(key, choice);
+        Ok(choice)
+    }
+
+    fn candidate(&self, checked: Checked) -> Candidate {
+        let cost = checked.plan().cost();
+        let large = Wanted { bytes: 1 << 30 };
+        let piece = choose(&self.model, &self.shape, std::slice::from_ref(&cost), large).piece;
+        // Nobody sends a large buffer by a one-shot plan: its slots need only hold what it is chosen for.
+        let piece = if checked.plan().name == "one_shot" {
+            piece.min(64 << 10)
+        } else {
+            piece
+        };
+        Candidate {
+            window: self.model.window(&self.shape, &cost, piece),
+            checked,
+            cost,
+            piece,
+            run: None,
+        }
+    }
+
+    /// The engine's number of the plan; installs it first where needed.
+    pub(super) fn installed(
+        &mut self,
+        collective: Collective,
+        plan: usize,
+        call: &Call,
+    ) -> Result<usize, Error> {
+        let candidate = &self.families[&collective][plan];
+        if let Some(run) = candidate.run {
+            return Ok(run);
+        }
+        let layout = Layout::new(candidate.checked.plan(), candidate.piece, candidate.window);
+        self.agree(&call.to_string())?;
+        if !self.fits(&layout) {
+            self.evict()?;
+        }
+        let place = Place {
+            slots: self.used.0.iter().map(|u| self.arena.slots + u).collect(),
+            counters: self.used.1.clone(),
+        };
+        let ready = self.prepare(collective, plan, &layout, &place);
+        self.settle(&ready)?;
+        let (run, window) = (ready?, self.families[&collective][plan].window);
+        let run = self.engine.install(run, &layout, window);
+        for node in 0..self.shape.nodes() {
+            self.used.0[node] += layout.bytes(node).next_multiple_of(4096);
+            self.used.1[node] += layout.counters(node);
+        }
+        // Nobody may send before everybody has installed.
+        self.settle(&Ok(()))?;
+        if let Some(c) = self
+            .families
+            .get_mut(&collective)
+            .and_then(|f| f.get_mut(plan))
+        {
+            c.run = Some(run);
+        }
+        Ok(run)
+    }
+
+    fn fits(&self, layout: &Layout) -> bool {
+        (0..self.shape.nodes()).all(|n| {
+            self.used.0[n] + layout.bytes(n) <= self.arena.bytes
+                && self.used.1[n] + layout.counters(n) <= self.arena.counters.min(MAX_COUNTERS)
+        })
+    }
+
+    /// Makes room: forgets every plan and zeroes the counters. All ranks do it at the same call, with nothing running.
+    fn evict(&mut self) -> Result<(), Error> {
+        self.engine.uninstall(0, 0);
+        for candidate in self.families.values_mut().flatten() {
+            candidate.run = None;
+        }
+        if self.shape.local(self.rank) == 0 {
+            let bytes = Board::bytes(self.used.1[self.node]);
+            let at = self.segment.at(self.arena.board, bytes);
+            // SAFETY: the board lies there; all ranks have agreed on this call with idle engines and touch it again only after
+            // the next agreement.
+            unsafe { at.write_bytes(0, bytes) };
+        }
+        self.used.0.fill(0);
+        self.used.1.fill(0);
+        self.settle(&Ok(()))
+    }
+
+    /// Reserves memory, connects to peers and compiles the plan; may fail on one rank alone.
+    fn prepare(
+        &mut self,
+        collective: Collective,
+        plan: usize,
+        layout: &Layout,
+        place: &Place,
+    ) -> Result<crate::engine::Program, Error> {
+        let too_big = layout.bytes(self.node) > self.arena.bytes
+            || layout.counters(self.node) > self.arena.counters;
+        if too_big {
+            return Err(self.here(Error::new(
+                Kind::Memory,
+                format!(
+                    "the plan needs {} bytes of slots and {} counters per node",
+                    layout.bytes(self.node),
+                    layout.counters(self.node)
+                ),
+                "the group is larger than this build's arena",
+            )));
+        }
+        if self.shape.local(self.rank) == 0 {
+            let counters = Board::bytes(layout.counters(self.node));
+            let board = self.arena.board + Board::bytes(place.counters[self.node]);
+            self.segment
+                .reserve(board, counters)
+                .and_then(|()| {
+                    self.segment
+                        .reserve(place.slots[self.node], layout.bytes(self.node))
+                })
+                .map_err(|e| self.here(Error::new(Kind::Memory, e.cause, e.remedy)))?;
+        }
+        let program = compile(
+            &self.families[&collective][plan].checked,
+            layout,
+            place,
+            self.rank,
+        );
+        if let Some(group) = &self.group {
+            let peers: Vec<_> = program
+                .peers
+                .iter()
+                .map(|&r| group.peers[r].clone())
+                .collect();
+            if !peers.is_empty() {
+                self.connect(&peers)?;
+            }
+        }
+        Ok(program)
+    }
+
+    fn connect(&mut self, peers: &[PeerAddress]) -> Result<(), Error> {
+        let (rank, node) = (self.rank, self.node);
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let slice = deadline.min(Instant::now() + 8 * SLICE);
+            let wire = self
+                .engine
+                .transport()
+                .expect("a group of several nodes has a wire");
+            match wire.connect(peers, slice) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    if let Some(verdict) = self.shared.verdict() {
+                        return Err(verdict);
+                    }
+                    if Instant::now() >= deadline {
+                        let mut e = Error::new(Kind::Wire, error.to_string(), "check that the nodes can reach each other on this interface (HFR_SOCKET_IFNAME)").at(rank, node);
+                        e.peer = error.peer;
+                        return Err(e);
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+    }
+
+    /// All ranks are about to install a plan for the same call; refuses calls that differ. Nothing runs afterwards anywhere.
+    fn agree(&mut self, call: &str) -> Result<(), Error> {
+        self.drain()?;
+        let calls = self.exchange("call", call.as_bytes())?;
+        let other = calls.iter().position(|c| c != call.as_bytes());
+        match other {
+            None => Ok(()),
+            Some(other) => {
+                let first = String::from_utf8_lossy(&calls[0]).into_owned();
+                let differs = calls.iter().position(|c| *c != calls[0]).unwrap_or(other);
+                let second = String::from_utf8_lossy(&calls[differs]).into_owned();
+                Err(self.fail(mismatch(0, &first, differs, &second)))
+            }
+        }
+    }
+
+    /// Everyone has come so far; one rank's failure is everyone's.
+    fn settle<T>(&mut self, mine: &Result<T, Error>) -> Result<(), Error> {
+        if let Err(error) = mine {
+            return Err(self.fail(error.clone()));
+        }
+        self.exchange("ready", b"").map(drop)
+    }
+
+    fn exchange(&mut self, what: &str, mine: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        let Some(group) = self.group.clone() else {
+            return Ok(vec![mine.to_vec()]);
+        };
+        self.installs += 1;
+        let key = format!("{}/install/{}/{what}", group.name, self.installs);
+        let started = Instant::now();
+        loop {
+            let slice = Instant::now() + SLICE;
+            match group
+                .store
+                .gather(&key, self.shape.ranks(), self.rank, mine, slice)
+            {
+                Ok(all) => {
+                    self.wait_for(&[]);
+                    return Ok(all);
+                }
+                Err(error) => {
+                    if let Some(verdict) = self.shared.verdict() {
+                        return Err(verdict);
+                    }
+                    let over = started.elapsed() >= self.timeout;
+                    let absent = match &error {
+                        hfr_transport::store::Error::Missing { missing, .. } => missing.as_slice(),
+                        _ => &[],
+                    };
+                    let missing = !absent.is_empty();
+                    if !missing && let Some(verdict) = self.shared.hear(WORD) {
+                        return Err(verdict);
+                    }
+                    self.wait_for(absent);
+                    if over || !missing {
+                        let error = self.here(Error::new(
+                            if missing {
+                                Kind::Timeout
+                            } else {
+                                Kind::PeerLost
+                            },
+                            error.to_string(),
+                            "all ranks must make the same calls in the same order",
+                        ));
+                        if missing {
+                            return Err(self.time_out(error));
+                        }
+                        return Err(self.fail(error));
+                    }
+                    group.control.report(Report::Check(Vec::new()));
+                }
+            }
+        }
+    }
+
+    /// Notes whom this rank waits for before its call can start.
+    fn wait_for(&self, ranks: &[usize]) {
+        let wait = |&rank: &usize| Wait {
+            rank,
+            stage: "all ranks prepare the call's plan".to_owned(),
+            chunk: 0,
+        };
+        self.shared.history.waits(ranks.iter().map(wait).collect());
+    }
+}
