@@ -113,7 +113,7 @@ impl Plan {
     }
 }
 
-type Lines = Arc<Mutex<Vec<String>>>;
+type Lines = Arc<Mutex<Vec<(Instant, String)>>>;
 
 struct Rank {
     child: Child,
@@ -125,13 +125,15 @@ struct Rank {
 fn hear(from: impl Read + Send + 'static, lines: Lines) {
     std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
-            lines.lock().expect("nobody panics with it").push(line);
+            let mut lines = lines.lock().expect("nobody panics with it");
+            lines.push((Instant::now(), line));
         }
     });
 }
 
 fn texts(lines: &Lines) -> Vec<String> {
-    lines.lock().expect("nobody panics with it").clone()
+    let lines = lines.lock().expect("nobody panics with it");
+    lines.iter().map(|(_, line)| line.clone()).collect()
 }
 
 /// Processes that run.
@@ -257,6 +259,19 @@ impl Job {
         error
             .unwrap_or_else(|| panic!("rank {rank} reported no error\n{}", self.story()))
             .to_owned()
+    }
+
+    /// Each of `ranks` has reported its error within `limit` of `since`.
+    pub fn was_told(&self, ranks: &[usize], since: Instant, limit: Duration) {
+        for &r in ranks {
+            let said = self.rank(r).said.lock().expect("nobody panics with it");
+            let error = said.iter().find(|(_, line)| line.starts_with("error "));
+            let after = error.expect("it failed").0 - since;
+            assert!(
+                after <= limit,
+                "rank {r} was told only {after:?} after the fault"
+            );
+        }
     }
 
     /// All of `ranks` end within `limit` with one and the same error, which is returned.

@@ -47,7 +47,8 @@ pub struct Communicator {
     node: usize,
     wire: &'static str,
     splits: Mutex<u64>,
-    server: Option<StoreServer>,
+    /// Where all ranks meet, in rank 0's process: as long as any of its groups lives there.
+    server: Option<Arc<StoreServer>>,
 }
 
 fn raw<T: Element>(
@@ -95,7 +96,7 @@ impl Communicator {
             node: parts.core.node,
             wire: parts.wire,
             splits: Mutex::new(0),
-            server: parts.server,
+            server: parts.server.map(Arc::new),
             core: Arc::new(Mutex::new(parts.core)),
         }
     }
@@ -396,7 +397,9 @@ impl Communicator {
             format!("{}/{number}.{word}", group.name),
         );
         let parts = connect::join(&config, store, &name)?;
-        Ok(Some(Communicator::of(parts, config)))
+        let mut comm = Communicator::of(parts, config);
+        comm.server = self.server.clone();
+        Ok(Some(comm))
     }
 
     /// Ends the group: every call on every rank fails from now on, those that run included. Bounded in time.
@@ -435,9 +438,15 @@ impl Drop for Communicator {
                 let key = format!("{}/farewell", group.name);
                 let until = Instant::now() + FAREWELL;
                 // Whoever does not come in time has either failed, which everyone hears, or is late, which costs nobody else.
-                let _ = group
-                    .store
-                    .gather(&key, self.size(), self.rank(), b"", until);
+                while !self.shared.poisoned() && Instant::now() < until {
+                    let slice = until.min(Instant::now() + Duration::from_millis(100));
+                    let all = group
+                        .store
+                        .gather(&key, self.size(), self.rank(), b"", slice);
+                    if !matches!(all, Err(hfr_transport::store::Error::Missing { .. })) {
+                        break;
+                    }
+                }
             }
             group.control.leave();
         }
