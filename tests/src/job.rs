@@ -7,6 +7,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -94,12 +95,15 @@ impl Plan {
         let mut child = command.spawn().expect("the rank program starts");
         let said = Arc::new(Mutex::new(Vec::new()));
         let complained = Arc::new(Mutex::new(Vec::new()));
-        hear(child.stdout.take().expect("piped"), said.clone());
-        hear(child.stderr.take().expect("piped"), complained.clone());
+        let listeners = [
+            hear(child.stdout.take().expect("piped"), said.clone()),
+            hear(child.stderr.take().expect("piped"), complained.clone()),
+        ];
         Rank {
             child,
             said,
             complained,
+            listeners,
             ended: None,
         }
     }
@@ -113,25 +117,28 @@ impl Plan {
     }
 }
 
-type Lines = Arc<Mutex<Vec<String>>>;
+type Lines = Arc<Mutex<Vec<(Instant, String)>>>;
 
 struct Rank {
     child: Child,
     said: Lines,
     complained: Lines,
+    listeners: [JoinHandle<()>; 2],
     ended: Option<(Instant, Option<i32>)>,
 }
 
-fn hear(from: impl Read + Send + 'static, lines: Lines) {
+fn hear(from: impl Read + Send + 'static, lines: Lines) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
-            lines.lock().expect("nobody panics with it").push(line);
+            let mut lines = lines.lock().expect("nobody panics with it");
+            lines.push((Instant::now(), line));
         }
-    });
+    })
 }
 
 fn texts(lines: &Lines) -> Vec<String> {
-    lines.lock().expect("nobody panics with it").clone()
+    let lines = lines.lock().expect("nobody panics with it");
+    lines.iter().map(|(_, line)| line.clone()).collect()
 }
 
 /// Processes that run.
@@ -224,13 +231,10 @@ impl Job {
                     rank.ended = Some((Instant::now(), status.code()));
                 }
             }
-            let open: Vec<_> = ranks
-                .iter()
-                .filter(|r| self.rank(**r).ended.is_none())
-                .collect();
+            // A process has said its last when its pipes are closed and read.
+            let over = |r: &Rank| r.ended.is_some() && r.listeners.iter().all(|l| l.is_finished());
+            let open: Vec<_> = ranks.iter().filter(|r| !over(self.rank(**r))).collect();
             if open.is_empty() {
-                // The pipes' readers may be behind the end of the process.
-                std::thread::sleep(Duration::from_millis(30));
                 return ranks
                     .iter()
                     .map(|r| self.rank(*r).ended.and_then(|e| e.1))
@@ -257,6 +261,19 @@ impl Job {
         error
             .unwrap_or_else(|| panic!("rank {rank} reported no error\n{}", self.story()))
             .to_owned()
+    }
+
+    /// Each of `ranks` has reported its error within `limit` of `since`.
+    pub fn was_told(&self, ranks: &[usize], since: Instant, limit: Duration) {
+        for &r in ranks {
+            let said = self.rank(r).said.lock().expect("nobody panics with it");
+            let error = said.iter().find(|(_, line)| line.starts_with("error "));
+            let after = error.expect("it failed").0 - since;
+            assert!(
+                after <= limit,
+                "rank {r} was told only {after:?} after the fault"
+            );
+        }
     }
 
     /// All of `ranks` end within `limit` with one and the same error, which is returned.

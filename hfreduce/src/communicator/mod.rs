@@ -47,8 +47,13 @@ pub struct Communicator {
     node: usize,
     wire: &'static str,
     splits: Mutex<u64>,
+<<<<<<< HEAD
     /// Only held, and locked only because a server is not for several threads while a communicator is.
     server: Mutex<Option<StoreServer>>,
+=======
+    /// Where all ranks meet, in rank 0's process: as long as any of its groups lives there.
+    server: Option<Arc<StoreServer>>,
+>>>>>>> faults
 }
 
 const _: () = {
@@ -102,7 +107,11 @@ impl Communicator {
             node: parts.core.node,
             wire: parts.wire,
             splits: Mutex::new(0),
+<<<<<<< HEAD
             server: Mutex::new(parts.server),
+=======
+            server: parts.server.map(Arc::new),
+>>>>>>> faults
             core: Arc::new(Mutex::new(parts.core)),
         }
     }
@@ -403,7 +412,9 @@ impl Communicator {
             format!("{}/{number}.{word}", group.name),
         );
         let parts = connect::join(&config, store, &name)?;
-        Ok(Some(Communicator::of(parts, config)))
+        let mut comm = Communicator::of(parts, config);
+        comm.server = self.server.clone();
+        Ok(Some(comm))
     }
 
     /// Ends the group: every call on every rank fails from now on, those that run included. Bounded in time.
@@ -442,9 +453,15 @@ impl Drop for Communicator {
                 let key = format!("{}/farewell", group.name);
                 let until = Instant::now() + FAREWELL;
                 // Whoever does not come in time has either failed, which everyone hears, or is late, which costs nobody else.
-                let _ = group
-                    .store
-                    .gather(&key, self.size(), self.rank(), b"", until);
+                while !self.shared.poisoned() && Instant::now() < until {
+                    let slice = until.min(Instant::now() + Duration::from_millis(100));
+                    let all = group
+                        .store
+                        .gather(&key, self.size(), self.rank(), b"", slice);
+                    if !matches!(all, Err(hfr_transport::store::Error::Missing { .. })) {
+                        break;
+                    }
+                }
             }
             group.control.leave();
         }

@@ -37,11 +37,25 @@ fn main() -> ExitCode {
             }
             step = rest;
         }
-        if step == "drop" {
+        if step == "turn" {
+            // The same ranks in reverse order; the first group ends.
+            let turned = comm.as_ref().map(|c| c.split(Some(7), -(rank as i64)));
+            match turned {
+                Some(Ok(group)) => comm = group,
+                Some(Err(error)) => return failed(&error),
+                None => panic!("steps behind `drop` need no group"),
+            }
+        } else if step == "drop" {
             comm = None;
             say("dropped");
         } else if let Err(error) = act(comm.as_ref(), step) {
-            drop(comm);
+            // The first failure stays: whatever is called now fails in the same words, and at once. (Behind `split` it is another group's.)
+            if let Some(comm) = comm
+                && !step.starts_with("split")
+                && comm.barrier().err().as_ref() != Some(&error)
+            {
+                say("wrong: a later call does not return the first failure");
+            }
             return failed(&error);
         }
     }
@@ -67,6 +81,12 @@ fn act(comm: Option<&Communicator>, step: &str) -> Result<(), Error> {
         "sleep" => std::thread::sleep(Duration::from_millis(number(1) as u64)),
         "abort" => comm().abort(words[1]),
         "barrier" => comm().barrier()?,
+        "overlap" => overlap(comm(), number(1))?,
+        "split" => {
+            let color = (comm().rank() % 2) as u32;
+            let half = comm().split(Some(color), 0)?.expect("a color");
+            for_times(&half, number(1), number(2))?;
+        }
         "loop" => for_times(comm(), number(1), number(2))?,
         "call" => {
             let root = number(5);
@@ -100,6 +120,24 @@ fn for_times(comm: &Communicator, count: usize, times: usize) -> Result<(), Erro
                 buffer[i]
             ));
         }
+        if time == 2 {
+            say("looping");
+        }
+    }
+    Ok(())
+}
+
+/// Calls that overlap, for ever.
+fn overlap(comm: &Communicator, count: usize) -> Result<(), Error> {
+    let mut buffers = vec![vec![1i32; count]; 4];
+    for time in 0.. {
+        comm.scope(|s| {
+            let mut handles = Vec::new();
+            for buffer in &mut buffers {
+                handles.push(s.all_reduce(buffer, ReduceOp::Max)?);
+            }
+            handles.into_iter().try_for_each(|h| h.wait())
+        })?;
         if time == 2 {
             say("looping");
         }

@@ -2,6 +2,10 @@
 
 use super::*;
 use hfr_tests::job::left_over;
+use std::time::Instant;
+
+/// A process that ends is known at once, and its death everywhere 2 s later at most.
+const TOLD: Duration = Duration::from_secs(2);
 
 fn names_the_dead(error: &str, dead: usize) {
     assert!(error.starts_with("PeerLost|"), "{error}");
@@ -18,12 +22,81 @@ fn in_the_middle_of_a_loop() {
         for dead in [0, 1, 3] {
             let mut job = start(&Plan::new(nodes, wire, "20"), &["loop:300000:1000000"]);
             job.hears(&[0, 1, 2, 3], "looping");
+            let since = Instant::now();
             job.kill(dead);
             let error = job.fails_alike(&others(4, dead), SOON);
             names_the_dead(&error, dead);
+            job.was_told(&others(4, dead), since, TOLD);
         }
     }
     assert_eq!(left_over(), before);
+}
+
+#[test]
+fn while_calls_overlap() {
+    for (nodes, wire) in JOBS {
+        for dead in [0, 3] {
+            let mut job = start(&Plan::new(nodes, wire, "20"), &["overlap:200000"]);
+            job.hears(&[0, 1, 2, 3], "looping");
+            let since = Instant::now();
+            job.kill(dead);
+            let error = job.fails_alike(&others(4, dead), SOON);
+            names_the_dead(&error, dead);
+            job.was_told(&others(4, dead), since, TOLD);
+        }
+    }
+}
+
+#[test]
+fn two_at_once() {
+    let before = left_over();
+    for (nodes, wire) in JOBS {
+        for dead in [[0, 1], [1, 3], [2, 3]] {
+            let mut job = start(&Plan::new(nodes, wire, "20"), &["loop:300000:1000000"]);
+            job.hears(&[0, 1, 2, 3], "looping");
+            dead.iter().for_each(|r| job.kill(*r));
+            let here: Vec<usize> = (0..4).filter(|r| !dead.contains(r)).collect();
+            let error = job.fails_alike(&here, SOON);
+            assert!(
+                dead.iter().any(|r| error.contains(&format!("rank {r} ")))
+                    && error.contains("killed"),
+                "{error}"
+            );
+        }
+    }
+    assert_eq!(left_over(), before);
+}
+
+#[test]
+fn all_at_once_leave_nothing() {
+    let before = left_over();
+    for (nodes, wire) in JOBS {
+        let mut job = start(&Plan::new(nodes, wire, "20"), &["loop:300000:1000000"]);
+        job.hears(&[0, 1, 2, 3], "looping");
+        (0..4).for_each(|r| job.kill(r));
+        assert_eq!(job.ends(&[0, 1, 2, 3], SOON), [None; 4]);
+    }
+    assert_eq!(left_over(), before);
+}
+
+#[test]
+fn in_a_group_of_some_ranks() {
+    for (nodes, wire) in JOBS {
+        for dead in [2, 3] {
+            let mut job = start(
+                &Plan::new(nodes, wire, "20"),
+                &["split:100000:100000", "barrier"],
+            );
+            job.hears(&[0, 1, 2, 3], "looping");
+            let since = Instant::now();
+            job.kill(dead);
+            // Its half is told at once; the other half goes on, and so cannot be waited for.
+            let fellow = dead - 2;
+            let error = job.fails_alike(&[fellow], SOON);
+            assert!(error.contains("killed"), "{error}");
+            job.was_told(&[fellow], since, TOLD);
+        }
+    }
 }
 
 #[test]

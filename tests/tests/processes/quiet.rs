@@ -56,6 +56,21 @@ fn sigusr1_prints_the_last_calls() {
     job.succeeds(LONG);
 }
 
+#[test]
+fn a_group_outlives_the_one_it_was_split_from() {
+    each(&JOBS, |&(nodes, wire)| {
+        let steps = [
+            "loop:1000:3",
+            "turn",
+            "@0=sleep:300",
+            "loop:1000:30",
+            "barrier",
+            "loop:100000:30",
+        ];
+        start(&Plan::new(nodes, wire, "20"), &steps).succeeds(LONG);
+    });
+}
+
 /// Processor time that a process has used, in hundredths of a second.
 fn used(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
