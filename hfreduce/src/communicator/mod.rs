@@ -47,13 +47,9 @@ pub struct Communicator {
     node: usize,
     wire: &'static str,
     splits: Mutex<u64>,
-<<<<<<< HEAD
-    /// Only held, and locked only because a server is not for several threads while a communicator is.
-    server: Mutex<Option<StoreServer>>,
-=======
-    /// Where all ranks meet, in rank 0's process: as long as any of its groups lives there.
-    server: Option<Arc<StoreServer>>,
->>>>>>> faults
+    /// Where all ranks meet, in rank 0's process: as long as any of its groups lives there. Only held; locked because a server is not for
+    /// several threads, and a communicator is.
+    server: Option<Arc<Mutex<StoreServer>>>,
 }
 
 const _: () = {
@@ -107,11 +103,7 @@ impl Communicator {
             node: parts.core.node,
             wire: parts.wire,
             splits: Mutex::new(0),
-<<<<<<< HEAD
-            server: Mutex::new(parts.server),
-=======
-            server: parts.server.map(Arc::new),
->>>>>>> faults
+            server: parts.server.map(|server| Arc::new(Mutex::new(server))),
             core: Arc::new(Mutex::new(parts.core)),
         }
     }
@@ -465,10 +457,6 @@ impl Drop for Communicator {
             }
             group.control.leave();
         }
-        let server = self
-            .server
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        server.take();
+        self.server.take();
     }
 }
