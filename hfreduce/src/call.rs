@@ -22,6 +22,8 @@ pub struct Call {
     pub op: u8,
     /// Reserved, zero.
     pub zero: u8,
+    /// Bits of the factor of a premultiplied sum, as `f64`; 0 for other operations. Any rank of a node may multiply, so all use one factor.
+    pub factor: u64,
 }
 
 /// The collectives' names by their number in a [`Call`].
@@ -65,6 +67,10 @@ impl std::fmt::Display for Call {
         write!(f, " of {} {dtype}", self.count)?;
         if let Some(op) = ReduceOp::ALL.iter().find(|op| op.code() + 1 == self.op) {
             write!(f, " {}", op.name())?;
+            // Records of past calls do not keep it.
+            if self.factor != 0 {
+                write!(f, ":{}", f64::from_bits(self.factor))?;
+            }
         }
         if self.root != u32::MAX {
             write!(f, " root {}", self.root)?;
@@ -86,7 +92,7 @@ pub struct Header {
     /// Bit l: local rank l has been given this cell already.
     pub given: u64,
     /// Reserved, zero.
-    pub zero: [u64; 2],
+    pub zero: u64,
 }
 
 const _: () = assert!(size_of::<Header>() == crate::layout::HEADER);

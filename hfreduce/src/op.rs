@@ -19,7 +19,8 @@ pub enum ReduceOp {
     Max,
     /// Sum, divided by the number of ranks once, in the last pass. Integers truncate toward zero.
     Avg,
-    /// Sum of the inputs, each multiplied by this factor first. For integers the factor must be an integer of their type.
+    /// Sum of the inputs, each multiplied by this factor first. For integers the factor must be an integer of their type. Any rank of a
+    /// node may do the multiplication, so all ranks pass the same factor (unlike NCCL); a call with factors that differ is an error.
     PremulSum(f64),
     /// Bitwise and; integers only.
     BAnd,

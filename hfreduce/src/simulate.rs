@@ -343,6 +343,7 @@ impl<'a> Simulation<'a> {
                 dtype: DType::I64 as u8,
                 op: 0,
                 zero: 0,
+                factor: 0,
             },
             input: job_input.cast_const().cast(),
             output: output_at.cast(),

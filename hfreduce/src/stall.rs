@@ -85,6 +85,7 @@ fn unpack(sequence: u64, count: u64, word: u64) -> Call {
         dtype: (word >> 8) as u8,
         op: word as u8,
         zero: 0,
+        factor: 0,
     }
 }
 

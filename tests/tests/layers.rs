@@ -40,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Files that contain `unsafe`: all others do without.
 const UNSAFE: &[&str] = &[
+    "benches/benches/engine.rs",
     "benches/benches/kernels.rs",
     "hfreduce/src/communicator/core.rs",
     "hfreduce/src/communicator/core/install.rs",
@@ -61,6 +62,8 @@ const UNSAFE: &[&str] = &[
     "hfreduce/tests/kernels/variants.rs",
     "tests/tests/transports/contract.rs",
     "tests/tests/transports/drive.rs",
+    "tests/tests/transports/tcp.rs",
+    "tests/tests/transports_netns.rs",
     "tools/src/bench/values_tests.rs",
     "tools/src/job.rs",
     "tools/src/launcher.rs",

@@ -12,6 +12,7 @@ mod traffic;
 
 use drive::{End, SEGMENT};
 use hfr_transport::chaos::Chaos;
+use hfr_transport::local::{Local, Places, Seat};
 use hfr_transport::shm::Segment;
 use hfr_transport::sim::{SimNet, SimWire};
 use hfr_transport::{Error, Event, PeerAddress, Put, Transport};
@@ -19,61 +20,71 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// All tests of the contract for one wire. `make` gives the ends of that many ranks, one node each, each with a segment of
-/// `SEGMENT` bytes that peers may write all of, not yet connected.
-macro_rules! wire {
-    ($name:ident, $make:expr) => {
+/// Tests of the contract, by name, for one wire. `make` gives the ends of that many ranks, one node each, each with a segment whose
+/// first `SEGMENT` bytes peers may write, not yet connected.
+macro_rules! promises {
+    ($name:ident, $make:expr, $($promise:ident)*) => {
         mod $name {
             use super::*;
-
-            #[test]
-            fn random_puts_in_all_directions_one_thread() {
-                contract::random_puts_in_all_directions_one_thread($make);
-            }
-
-            #[test]
-            fn random_puts_in_all_directions_a_thread_per_rank() {
-                contract::random_puts_in_all_directions_a_thread_per_rank($make);
-            }
-
-            #[test]
-            fn put_does_not_wait_for_a_peer_that_does_not_poll() {
-                contract::put_does_not_wait_for_a_peer_that_does_not_poll($make);
-            }
-
-            #[test]
-            fn the_source_may_be_overwritten_after_sent() {
-                contract::the_source_may_be_overwritten_after_sent($make);
-            }
-
-            #[test]
-            fn a_notice_without_bytes_touches_nothing() {
-                contract::a_notice_without_bytes_touches_nothing($make);
-            }
-
-            #[test]
-            fn further_peers_can_be_connected_later() {
-                contract::further_peers_can_be_connected_later($make);
-            }
-
-            #[test]
-            fn a_put_to_a_stranger_is_an_error() {
-                contract::a_put_to_a_stranger_is_an_error($make);
-            }
-
-            #[test]
-            fn a_dead_peer_is_named_and_the_others_go_on() {
-                contract::a_dead_peer_is_named_and_the_others_go_on($make);
-            }
+            $(
+                #[test]
+                fn $promise() {
+                    contract::$promise($make);
+                }
+            )*
         }
     };
 }
 
-// One line per wire; a further one (the `local` wire, say) is added here and nowhere else.
-wire!(on_tcp, tcp_ends);
-wire!(on_sim, sim_ends);
-wire!(on_chaos_over_tcp, |ranks| with_chaos(tcp_ends(ranks)));
-wire!(on_chaos_over_sim, |ranks| with_chaos(sim_ends(ranks)));
+/// What every wire promises.
+macro_rules! wire {
+    ($name:ident, $make:expr $(, $more:ident)*) => {
+        promises!(
+            $name, $make,
+            random_puts_in_all_directions_one_thread
+            random_puts_in_all_directions_a_thread_per_rank
+            put_does_not_wait_for_a_peer_that_does_not_poll
+            the_source_may_be_overwritten_after_sent
+            a_notice_without_bytes_touches_nothing
+            further_peers_can_be_connected_later
+            a_put_to_a_stranger_is_an_error
+            $($more)*
+        );
+    };
+}
+
+// One line per wire; wires that can know of a dead peer name it.
+wire!(on_local, local_ends);
+wire!(on_tcp, tcp_ends, a_dead_peer_is_named_and_the_others_go_on);
+wire!(on_sim, sim_ends, a_dead_peer_is_named_and_the_others_go_on);
+wire!(
+    on_chaos_over_tcp,
+    |ranks| with_chaos(tcp_ends(ranks)),
+    a_dead_peer_is_named_and_the_others_go_on
+);
+wire!(
+    on_chaos_over_sim,
+    |ranks| with_chaos(sim_ends(ranks)),
+    a_dead_peer_is_named_and_the_others_go_on
+);
+
+fn local_ends(ranks: usize) -> Vec<End> {
+    let end = |rank| {
+        let places = Places::packed(SEGMENT, 1);
+        let len = SEGMENT + Places::bytes(ranks, 1);
+        let segment = Arc::new(Segment::create("contract", len).expect("shared memory"));
+        let seat = Seat {
+            rank,
+            world: ranks,
+            node: rank,
+            local_rank: 0,
+            local_size: 1,
+        };
+        let wire = Local::new(seat, segment.clone(), places, None).expect("a local wire");
+        (Box::new(wire) as _, segment)
+    };
+    (0..ranks).map(end).collect()
+}
 
 fn tcp_ends(ranks: usize) -> Vec<End> {
     (0..ranks)

@@ -213,6 +213,10 @@ impl Core {
                 0
             },
             zero: 0,
+            factor: match &kernel {
+                Some(_) => raw.op.factor().map_or(0, f64::to_bits),
+                None => 0,
+            },
         };
         self.shared.history.begin(&call);
         match self.submit_as(raw, call, kernel) {

@@ -1,4 +1,4 @@
-//! The communicator: what users hold. It checks arguments and hands calls to [`core`](self::core), on the caller's own thread, or behind the calls
+//! The communicator: what users hold. It checks arguments and hands calls to `core`, on the caller's own thread, or behind the calls
 //! that overlap. Invariant: after the first failure every call returns that same error, on every rank.
 
 mod connect;
@@ -47,9 +47,16 @@ pub struct Communicator {
     node: usize,
     wire: &'static str,
     splits: Mutex<u64>,
-    /// Where all ranks meet, in rank 0's process: as long as any of its groups lives there.
-    server: Option<Arc<StoreServer>>,
+    /// Where all ranks meet, in rank 0's process: held as long as any of its groups lives there, and locked only because a server is
+    /// not for several threads while a communicator is.
+    server: Option<Arc<Mutex<StoreServer>>>,
 }
+
+const _: () = {
+    const fn for_several_threads<T: Send + Sync>() {}
+    for_several_threads::<Communicator>();
+    for_several_threads::<Registered<f32>>();
+};
 
 fn raw<T: Element>(
     collective: Collective,
@@ -96,7 +103,7 @@ impl Communicator {
             node: parts.core.node,
             wire: parts.wire,
             splits: Mutex::new(0),
-            server: parts.server.map(Arc::new),
+            server: parts.server.map(|server| Arc::new(Mutex::new(server))),
             core: Arc::new(Mutex::new(parts.core)),
         }
     }

@@ -40,10 +40,10 @@ impl Plan {
     /// every node's link is busy both ways). With one node there is nothing to climb and it is the all_reduce inside a node.
     /// Per rank: about 2 log2(nodes) + 3 steps; per node 2 (n-1)/n of the buffer sent on average.
     pub fn all_reduce_trees(shape: &Shape, trees: &[Tree]) -> Plan {
-        let name = if shape.nodes() == 1 {
-            "inside_node"
-        } else {
-            "double_tree"
+        let name = match (shape.nodes(), trees.len()) {
+            (1, _) => "inside_node",
+            (_, 0..=2) => "double_tree",
+            _ => "rotated_trees",
         };
         let mut plan = Plan::new(name, shape, Collective::AllReduce);
         plan.divide(if shape.nodes() == 1 { 1 } else { trees.len() });

@@ -125,8 +125,9 @@ struct Checker<'a> {
     given: HashMap<(u32, Piece), usize>,
     /// The orders of addition met so far, each with its number.
     forms: HashMap<Vec<u32>, u32>,
-    /// By piece of the input: the form in which it was given first.
-    result: HashMap<Piece, u32>,
+    /// By block of the input: the form in which it was given first. The same for all its parts, since where one part ends and the next
+    /// begins depends on the size of pieces, and results must not.
+    result: HashMap<u32, u32>,
 }
 
 impl<'a> Checker<'a> {
@@ -388,7 +389,7 @@ impl<'a> Checker<'a> {
                 if value.raw {
                     return Err(Flaw::NotReduced { stage: i, rank });
                 }
-                if *self.result.entry(value.piece).or_insert(value.form) != value.form {
+                if *self.result.entry(block).or_insert(value.form) != value.form {
                     return Err(Flaw::OtherOrder { stage: i, rank });
                 }
             }
