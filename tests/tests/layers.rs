@@ -454,6 +454,8 @@ fn nothing_is_left_to_do_later() {
         concat!("FIX", "ME"),
         concat!("todo", "!("),
         concat!("unimplemented", "!("),
+        concat!("<<<<", "<<<"),
+        concat!(">>>>", ">>>"),
     ] {
         for source in sources() {
             assert!(!source.text.contains(mark), "{} has a {mark}", source.path);
