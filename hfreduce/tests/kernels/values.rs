@@ -10,10 +10,15 @@ use hfreduce::op::ReduceOp;
 #[test]
 fn scalar_gives_what_the_definition_says() {
     let elements = if cfg!(miri) { 12 } else { 3000 };
+    let counts = if cfg!(miri) {
+        vec![2, 5]
+    } else {
+        vec![1, 2, 3, 5, 9, 17]
+    };
     let mut rng = Rng(1);
     for dtype in DType::ALL {
         for op in ops(dtype) {
-            for count in [1, 2, 3, 5, 9, 17] {
+            for count in counts.clone() {
                 let terms: Vec<Vec<u8>> = (0..count)
                     .map(|_| input(dtype, elements, &mut rng))
                     .collect();
