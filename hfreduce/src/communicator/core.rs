@@ -113,6 +113,22 @@ const VERDICT: Duration = Duration::from_millis(2500);
 /// A connection that breaks is most often a process that died or left, which the control plane tells better: it goes first for so long.
 const WORD: Duration = Duration::from_millis(400);
 
+/// A panic hands buffers back to their owners while the engine still holds their addresses: it must never be stepped again.
+struct EndsOnPanic(Arc<Shared>);
+
+impl Drop for EndsOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = Error::new(
+                Kind::Aborted,
+                "the engine met a state that must not be (its panic says which)",
+                "this is a bug of the library; please report it",
+            );
+            self.0.poison(error.at(self.0.rank, self.0.node));
+        }
+    }
+}
+
 impl Core {
     #[allow(
         clippy::too_many_arguments,
@@ -282,6 +298,7 @@ impl Core {
 
     /// Runs the engine until `done`; the other ranks' ends come, or the error that all ranks return.
     pub fn run(&mut self, done: impl Fn(&Core) -> bool) -> Result<(), Error> {
+        let _ends = EndsOnPanic(self.shared.clone());
         let mut idle: Option<(Instant, Duration)> = None;
         loop {
             if self.shared.poisoned() {
