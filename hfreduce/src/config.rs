@@ -19,6 +19,9 @@ use crate::{
 };
 use std::time::Duration;
 
+/// [`Config::slots`] by default: virtual, and far more than the plans of a usual group need.
+const SLOTS: usize = 8 << 30;
+
 /// How nodes reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Wire {
@@ -52,6 +55,9 @@ pub struct Config {
     pub timeout: Duration,
     /// All ranks must have come within this time.
     pub connect_timeout: Duration,
+    /// Bytes of slots that the plans of a node may take in all, the same on all ranks. Only what is used is reserved; when it is full, all
+    /// plans are forgotten and installed anew as they are used.
+    pub slots: usize,
     /// Name of the all_reduce plan to use.
     pub algorithm: Option<String>,
     /// Faults to inject.
@@ -71,6 +77,7 @@ impl Config {
             interface: None,
             timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(120),
+            slots: SLOTS,
             algorithm: None,
             chaos: None,
         }
@@ -111,6 +118,7 @@ impl Config {
             interface: hfr_transport::net::selector_from(&env).map(|(s, v)| (s, v.to_owned())),
             timeout: seconds("HFR_TIMEOUT", 300.0)?,
             connect_timeout: seconds("HFR_CONNECT_TIMEOUT", 120.0)?,
+            slots: SLOTS,
             algorithm: env("HFR_ALGO"),
             chaos: env("HFR_CHAOS"),
         })

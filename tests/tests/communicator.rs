@@ -96,3 +96,38 @@ fn every_collective_on_every_shape_and_wire() {
         );
     }
 }
+
+/// Plans that do not fit together are forgotten and installed anew, with nothing lost: every round uses more plans than fit.
+#[test]
+fn plans_come_and_go_when_their_memory_is_small() {
+    for wire in [Wire::Local, Wire::Tcp] {
+        ranks(
+            &[2, 1, 2],
+            wire,
+            |config| config.slots = 24 << 20,
+            |comm| {
+                let (me, n) = (comm.rank(), comm.size());
+                for round in 0..6 {
+                    let count = 1000 + 777 * round;
+                    let mine: Vec<i64> = (0..count).map(|i| input(me + round, i)).collect();
+                    let sum =
+                        |i: usize| (0..n).fold(0i64, |s, r| s.wrapping_add(input(r + round, i)));
+                    for root in 0..n {
+                        let mut buffer = mine.clone();
+                        comm.broadcast(&mut buffer, root).expect("broadcast");
+                        assert!((0..count).all(|i| buffer[i] == input(root + round, i)));
+                        let mut buffer = mine.clone();
+                        comm.reduce(&mut buffer, ReduceOp::Sum, root)
+                            .expect("reduce");
+                        assert!(me != root || (0..count).all(|i| buffer[i] == sum(i)));
+                    }
+                    let mut buffer = mine.clone();
+                    comm.all_reduce(&mut buffer, ReduceOp::Sum)
+                        .expect("all_reduce");
+                    assert!((0..count).all(|i| buffer[i] == sum(i)));
+                    comm.barrier().expect("barrier");
+                }
+            },
+        );
+    }
+}

@@ -45,6 +45,7 @@ struct Hello {
     meeting: String,
     token: [u8; 32],
     algorithm: Option<String>,
+    slots: usize,
 }
 
 /// Everything a communicator is made of.
@@ -57,7 +58,6 @@ pub struct Parts {
 
 /// Counters of a node's board, slots and heap: virtual sizes; pages are reserved when they are needed.
 const COUNTERS: usize = 1 << 18;
-const SLOTS: usize = 8 << 30;
 
 /// Rank 0 answers for so long after its own start has failed, so that ranks whose time is up a little later learn why, too.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -112,7 +112,7 @@ pub fn connect(config: &Config) -> Result<Parts, Error> {
 /// A group of one: no rendezvous, no wire, no control plane.
 fn alone(config: &Config) -> Result<Parts, Error> {
     let shape = Shape::uniform(1, 1);
-    let (arena, heap, len) = places(1, 1);
+    let (arena, heap, len) = places(1, 1, config.slots);
     let segment = Arc::new(Segment::create("hfreduce", len).map_err(memory)?);
     segment.reserve(0, 4096).map_err(memory)?;
     let bell = Doorbell::new(segment.clone(), 0, None);
@@ -140,10 +140,11 @@ fn alone(config: &Config) -> Result<Parts, Error> {
 }
 
 /// Where things lie in a segment: doorbells and mailboxes, board, slots, then a heap per rank.
-fn places(world: usize, local_size: usize) -> (Arena, (usize, usize), usize) {
+fn places(world: usize, local_size: usize, slot_bytes: usize) -> (Arena, (usize, usize), usize) {
     let board = Places::bytes(world, local_size).next_multiple_of(4096);
     let slots = board + Board::bytes(COUNTERS);
-    let heap = slots + SLOTS;
+    let slot_bytes = slot_bytes.next_multiple_of(4096);
+    let heap = slots + slot_bytes;
     // As much address space per rank as the machine has memory: more can never be registered.
     let pages = rustix::system::sysinfo();
     let ram = pages.totalram as usize * pages.mem_unit.max(1) as usize;
@@ -152,7 +153,7 @@ fn places(world: usize, local_size: usize) -> (Arena, (usize, usize), usize) {
         board,
         counters: COUNTERS,
         slots,
-        bytes: SLOTS,
+        bytes: slot_bytes,
     };
     (arena, (heap, each), heap + local_size * each)
 }
@@ -182,7 +183,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
     agree(&hellos)?;
     let (shape, node) = nodes(&hellos, rank)?;
     // The same offsets on every node, whatever its number of ranks: a put names an offset of its target's segment.
-    let (arena, heap, len) = places(world, shape.widest());
+    let (arena, heap, len) = places(world, shape.widest(), config.slots);
     let (segment, events) = meet(&hellos, &shape, rank, node, len, deadline)?;
     let bells: Vec<Doorbell> = events
         .into_iter()
@@ -257,6 +258,7 @@ fn hello(config: &Config) -> Result<Hello, Error> {
         meeting: unique_address("node").map_err(memory)?,
         token: random_token().map_err(memory)?,
         algorithm: config.algorithm.clone(),
+        slots: config.slots,
     })
 }
 
@@ -275,6 +277,9 @@ fn agree(hellos: &[Hello]) -> Result<(), Error> {
         }
         if h.wire != first.wire {
             return Err(differs("HFR_TRANSPORT", &first.wire, &h.wire));
+        }
+        if h.slots != first.slots {
+            return Err(differs("slots", &first.slots, &h.slots));
         }
         if h.algorithm != first.algorithm {
             return Err(differs("HFR_ALGO", &first.algorithm, &h.algorithm));
