@@ -29,6 +29,22 @@ impl Plan {
             .collect()
     }
 
+    /// The owner of `piece` on `node` adds its ranks' inputs and the sums of the nodes below it.
+    pub(super) fn climb(
+        &mut self,
+        tree: &Tree,
+        node: usize,
+        piece: Piece,
+        sum: &[CellId],
+    ) -> CellId {
+        let owner = self.owner(node, piece);
+        let mut terms = self.take_all(node, piece);
+        for &child in &tree.children[node] {
+            terms.push(self.send(sum[child], owner));
+        }
+        self.reduce(owner, terms)
+    }
+
     /// Every rank of `node` is given `piece` from `cell`.
     pub(super) fn give_all(&mut self, node: usize, cell: CellId, piece: Piece) {
         for rank in self.shape.ranks_of(node) {
@@ -51,12 +67,7 @@ impl Plan {
             let tree = &trees[piece.block as usize];
             let mut sum = vec![CellId(0); shape.nodes()];
             for node in tree.bottom_up() {
-                let owner = plan.owner(node, piece);
-                let mut terms = plan.take_all(node, piece);
-                for &child in &tree.children[node] {
-                    terms.push(plan.send(sum[child], owner));
-                }
-                sum[node] = plan.reduce(owner, terms);
+                sum[node] = plan.climb(tree, node, piece, &sum);
             }
             for node in tree.top_down() {
                 if let Some(up) = tree.parent[node] {

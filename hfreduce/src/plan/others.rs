@@ -105,11 +105,7 @@ impl Plan {
             let mut sum = vec![CellId(0); shape.nodes()];
             for node in tree.bottom_up() {
                 let owner = plan.owner(node, piece);
-                let mut terms = plan.take_all(node, piece);
-                for &child in &tree.children[node] {
-                    terms.push(plan.send(sum[child], owner));
-                }
-                sum[node] = plan.reduce(owner, terms);
+                sum[node] = plan.climb(tree, node, piece, &sum);
                 for &child in &tree.children[node] {
                     let sender = plan.owner(child, piece);
                     let token = plan.signal(owner, sender, vec![sum[node]]);
