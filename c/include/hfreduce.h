@@ -139,9 +139,9 @@ const char* hfrGetLastError(hfrComm_t comm);
 
 /* ---- communicators ------------------------------------------------------------------------------------------------------------------ */
 
-/* Makes the identity of a new group, on one rank; hand its bytes to the others. The group meets in this process, which must live until all
- * ranks have joined. HFR_COMM_ID=host:port sets the place; otherwise the interface is chosen as HFR_SOCKET_IFNAME or the default route has it.
- * hfrSystemError: no address to listen on. */
+/* Makes the identity of a new group, on one rank; hand its bytes to the others. The group meets in this process, which must live, and keep its
+ * communicator, as long as other ranks use theirs and those split from them. HFR_COMM_ID=host:port sets the place; otherwise the interface is
+ * chosen as HFR_SOCKET_IFNAME or the default route has it. hfrSystemError: no address to listen on. */
 hfrResult_t hfrGetUniqueId(hfrUniqueId* uniqueId);
 
 /* Joins the group of nranks ranks as number rank; returns when all have come. Inside hfrGroupStart()/hfrGroupEnd() it returns at once, and

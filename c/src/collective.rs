@@ -25,7 +25,13 @@ struct Memory {
 
 impl Memory {
     /// The call, once it is seen that its sizes fit and that nothing is NULL that is needed.
-    fn call(self, on: &Communicator, collective: Collective, op: ReduceOp, needs: [bool; 2]) -> Outcome<Call> {
+    fn call(
+        self,
+        on: &Communicator,
+        collective: Collective,
+        op: ReduceOp,
+        needs: [bool; 2],
+    ) -> Outcome<Call> {
         let Memory {
             input,
             output,
@@ -54,12 +60,16 @@ impl Memory {
 }
 
 fn null_buffer(name: &str, count: usize) -> Fail {
-    Fail::argument(format!("{name} is NULL and {count} elements of it are needed; pass the buffer"))
+    Fail::argument(format!(
+        "{name} is NULL and {count} elements of it are needed; pass the buffer"
+    ))
 }
 
 /// `times` blocks of `count` elements fit the address space.
 fn fits(count: usize, dtype: DType, times: usize) -> Outcome<()> {
-    let bytes = count.checked_mul(dtype.size()).and_then(|b| b.checked_mul(times));
+    let bytes = count
+        .checked_mul(dtype.size())
+        .and_then(|b| b.checked_mul(times));
     match bytes {
         Some(bytes) if isize::try_from(bytes).is_ok() => Ok(()),
         _ => Err(Fail::argument(format!(
@@ -167,7 +177,10 @@ pub unsafe extern "C" fn hfrAllGather(
 ///
 /// # Safety
 /// Buffers as the header has them.
-#[allow(clippy::too_many_arguments, reason = "C's arguments, and what they are for")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "C's arguments, and what they are for"
+)]
 unsafe fn rooted(
     what: &'static str,
     collective: fn(u32) -> Collective,
@@ -214,7 +227,16 @@ pub unsafe extern "C" fn hfrBroadcast(
     // SAFETY: the caller's promise.
     unsafe {
         rooted(
-            "hfrBroadcast", of, |root| [root, true], sendbuff, recvbuff, count, datatype, root, comm, stream,
+            "hfrBroadcast",
+            of,
+            |root| [root, true],
+            sendbuff,
+            recvbuff,
+            count,
+            datatype,
+            root,
+            comm,
+            stream,
         )
     }
 }
@@ -234,7 +256,20 @@ pub unsafe extern "C" fn hfrBcast(
 ) -> Code {
     let of = |root| Collective::Broadcast { root };
     // SAFETY: the caller's promise.
-    unsafe { rooted("hfrBcast", of, |_| [true, true], buff, buff, count, datatype, root, comm, stream) }
+    unsafe {
+        rooted(
+            "hfrBcast",
+            of,
+            |_| [true, true],
+            buff,
+            buff,
+            count,
+            datatype,
+            root,
+            comm,
+            stream,
+        )
+    }
 }
 
 /// Reduces, with the result at the root.
@@ -313,7 +348,16 @@ pub unsafe extern "C" fn hfrGather(
     // SAFETY: the caller's promise.
     unsafe {
         rooted(
-            "hfrGather", of, |root| [true, root], sendbuff, recvbuff, count, datatype, root, comm, stream,
+            "hfrGather",
+            of,
+            |root| [true, root],
+            sendbuff,
+            recvbuff,
+            count,
+            datatype,
+            root,
+            comm,
+            stream,
         )
     }
 }
@@ -336,7 +380,16 @@ pub unsafe extern "C" fn hfrScatter(
     // SAFETY: the caller's promise.
     unsafe {
         rooted(
-            "hfrScatter", of, |root| [root, true], sendbuff, recvbuff, count, datatype, root, comm, stream,
+            "hfrScatter",
+            of,
+            |root| [root, true],
+            sendbuff,
+            recvbuff,
+            count,
+            datatype,
+            root,
+            comm,
+            stream,
         )
     }
 }
@@ -381,7 +434,12 @@ pub unsafe extern "C" fn hfrSend(
             return Err(null_buffer("sendbuff", count));
         }
         let from = sendbuff.cast();
-        Ok(Call::Send { dtype, count, from, to })
+        Ok(Call::Send {
+            dtype,
+            count,
+            from,
+            to,
+        })
     };
     // SAFETY: the caller's promise.
     unsafe { call("hfrSend", comm, stream, make) }
@@ -408,7 +466,12 @@ pub unsafe extern "C" fn hfrRecv(
             return Err(null_buffer("recvbuff", count));
         }
         let into = recvbuff.cast();
-        Ok(Call::Recv { dtype, count, into, from })
+        Ok(Call::Recv {
+            dtype,
+            count,
+            into,
+            from,
+        })
     };
     // SAFETY: the caller's promise.
     unsafe { call("hfrRecv", comm, stream, make) }
@@ -481,7 +544,16 @@ pub unsafe extern "C" fn hfrAlltoAllv(
     let make = |_: &Comm, on: &Communicator| {
         let (dtype, ranks) = (value::dtype(datatype)?, on.size());
         // SAFETY: the caller's promise.
-        let input = unsafe { blocks("sendbuff", sendbuff.cast_mut(), sendcounts, sdispls, dtype, ranks) }?;
+        let input = unsafe {
+            blocks(
+                "sendbuff",
+                sendbuff.cast_mut(),
+                sendcounts,
+                sdispls,
+                dtype,
+                ranks,
+            )
+        }?;
         // SAFETY: the caller's promise.
         let output = unsafe { blocks("recvbuff", recvbuff, recvcounts, rdispls, dtype, ranks) }?;
         apart(&output, dtype)?;

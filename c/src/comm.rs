@@ -27,7 +27,10 @@ enum State {
     /// It was not to be.
     Failed(Fail),
     /// Finalized, or given up before it was ready.
-    Left { rank: usize, size: usize },
+    Left {
+        rank: usize,
+        size: usize,
+    },
 }
 
 /// One communicator of C's.
@@ -301,19 +304,33 @@ pub struct Start {
     comm: Option<Arc<Comm>>,
     parent: Option<Arc<Comm>>,
     make: Option<Make>,
+    /// The parent knows: no other call until it has ended.
+    begun: bool,
 }
 
 impl Start {
     /// `comm` is the one that starts; `parent` the one that is split.
-    pub fn new(what: &'static str, comm: Option<Arc<Comm>>, parent: Option<Arc<Comm>>, make: Make) -> Start {
-        if let Some(parent) = &parent {
-            parent.calls.begin_split();
-        }
+    pub fn new(
+        what: &'static str,
+        comm: Option<Arc<Comm>>,
+        parent: Option<Arc<Comm>>,
+        make: Make,
+    ) -> Start {
         Start {
             what,
             comm,
             parent,
             make: Some(make),
+            begun: false,
+        }
+    }
+
+    fn begin(&mut self) {
+        if let Some(parent) = &self.parent
+            && !self.begun
+        {
+            parent.calls.begin_split();
+            self.begun = true;
         }
     }
 
@@ -329,7 +346,11 @@ impl Start {
     }
 
     fn told(&self, outcome: Outcome<Option<Communicator>>) -> Outcome<()> {
-        let rank = self.parent.as_ref().and_then(|p| p.place()).map(|(rank, _)| rank);
+        let rank = self
+            .parent
+            .as_ref()
+            .and_then(|p| p.place())
+            .map(|(rank, _)| rank);
         let outcome = outcome.map_err(|fail| fail.within(self.what, rank));
         let short = match &outcome {
             Ok(_) => Ok(()),
@@ -337,17 +358,27 @@ impl Start {
         };
         if let Some(comm) = &self.comm {
             comm.started(outcome.and_then(|made| {
-                made.ok_or_else(|| Fail::new(Code::InternalError, "a split with a color gave no communicator"))
+                made.ok_or_else(|| {
+                    Fail::new(
+                        Code::InternalError,
+                        "a split with a color gave no communicator",
+                    )
+                })
             }));
         }
-        if let Some(parent) = &self.parent {
-            parent.calls.end_split(short.clone());
+        if let Some(parent) = &self.parent
+            && self.begun
+        {
+            parent
+                .calls
+                .end_split(short.clone().map_err(|fail| parent.noted(fail)));
         }
         short
     }
 
     /// Makes the communicator, on this thread.
     pub fn run(mut self) -> Outcome<()> {
+        self.begin();
         let Some(make) = self.make.take() else {
             return Ok(());
         };
@@ -356,7 +387,8 @@ impl Start {
     }
 
     /// Hands `starts` to a thread, one after the other.
-    pub fn spawn(starts: Vec<Start>) -> Outcome<std::thread::JoinHandle<Outcome<()>>> {
+    pub fn spawn(mut starts: Vec<Start>) -> Outcome<std::thread::JoinHandle<Outcome<()>>> {
+        starts.iter_mut().for_each(Start::begin);
         let work = move || {
             let mut first = Ok(());
             for start in starts {
@@ -379,7 +411,10 @@ impl Start {
 impl Drop for Start {
     fn drop(&mut self) {
         if self.make.take().is_some() {
-            let fail = Fail::new(Code::SystemError, "the communicator was not started: its group failed before");
+            let fail = Fail::new(
+                Code::SystemError,
+                "the communicator was not started: its group failed before",
+            );
             // Whoever dropped it tells the caller.
             let _ = self.told(Err(fail));
         }

@@ -98,7 +98,9 @@ fn flag(name: &str, value: c_int) -> Outcome<Option<bool>> {
     match value {
         UNDEFINED => Ok(None),
         0 | 1 => Ok(Some(value == 1)),
-        _ => Err(Fail::argument(format!("the config's {name} is {value}; it is 0 or 1"))),
+        _ => Err(Fail::argument(format!(
+            "the config's {name} is {value}; it is 0 or 1"
+        ))),
     }
 }
 
@@ -124,8 +126,12 @@ pub unsafe fn text(name: &str, at: *const c_char) -> Outcome<Option<String>> {
     let text = unsafe { CStr::from_ptr(at) }.to_str();
     match text {
         Ok(text) if !text.is_empty() => Ok(Some(text.to_owned())),
-        Ok(_) => Err(Fail::argument(format!("the {name} is empty; give it a name"))),
-        Err(_) => Err(Fail::argument(format!("the {name} is no UTF-8; use plain text"))),
+        Ok(_) => Err(Fail::argument(format!(
+            "the {name} is empty; give it a name"
+        ))),
+        Err(_) => Err(Fail::argument(format!(
+            "the {name} is no UTF-8; use plain text"
+        ))),
     }
 }
 
@@ -147,14 +153,20 @@ mod tests {
         assert_eq!(settings.blocking, Some(false));
         let config = settings.over(Config::new(0, 1, "", b""));
         assert_eq!(config.timeout, Duration::from_millis(1500));
-        assert_eq!(config.connect_timeout, Config::new(0, 1, "", b"").connect_timeout);
+        assert_eq!(
+            config.connect_timeout,
+            Config::new(0, 1, "", b"").connect_timeout
+        );
         assert_eq!(config.node, "left");
     }
 
     #[test]
     fn what_makes_no_sense_is_named() {
         for (change, word) in [
-            ((|g| g.magic = 0) as fn(&mut Given), "HFR_CONFIG_INITIALIZER"),
+            (
+                (|g| g.magic = 0) as fn(&mut Given),
+                "HFR_CONFIG_INITIALIZER",
+            ),
             (|g| g.size = FIRST - 8, "HFR_CONFIG_INITIALIZER"),
             (|g| g.size += 8, "later hfreduce.h"),
             (|g| g.blocking = 2, "blocking is 2"),

@@ -25,10 +25,12 @@ pub unsafe extern "C" fn hfrCommFinalize(comm: Handle) -> Code {
         }
         comm.calls.begin();
         let leaving = comm.clone();
-        let spawned = std::thread::Builder::new().name("hfr-finalize".into()).spawn(move || {
-            let outcome = caught(|| leaving.leave(1));
-            leaving.calls.end(outcome);
-        });
+        let spawned = std::thread::Builder::new()
+            .name("hfr-finalize".into())
+            .spawn(move || {
+                let outcome = caught(|| leaving.leave(1));
+                leaving.calls.end(outcome);
+            });
         spawned.map(|_| Code::InProgress).map_err(|why| {
             let fail = Fail::new(
                 Code::SystemError,
@@ -78,7 +80,9 @@ pub unsafe extern "C" fn hfrCommAbort(comm: Handle) -> Code {
 pub unsafe extern "C" fn hfrCommGetAsyncError(comm: Handle, asyncError: *mut Code) -> Code {
     on("hfrCommGetAsyncError", comm, |comm| {
         if asyncError.is_null() {
-            return Err(Fail::argument("asyncError is NULL; pass where the result goes"));
+            return Err(Fail::argument(
+                "asyncError is NULL; pass where the result goes",
+            ));
         }
         // SAFETY: the caller's promise.
         unsafe { put(asyncError, "asyncError", comm.condition()?) }?;
@@ -88,7 +92,13 @@ pub unsafe extern "C" fn hfrCommGetAsyncError(comm: Handle, asyncError: *mut Cod
 
 /// # Safety
 /// `at` is NULL or good for a number.
-unsafe fn ask(what: &str, comm: Handle, at: *mut c_int, name: &str, of: fn((usize, usize)) -> c_int) -> Code {
+unsafe fn ask(
+    what: &str,
+    comm: Handle,
+    at: *mut c_int,
+    name: &str,
+    of: fn((usize, usize)) -> c_int,
+) -> Code {
     on(what, comm, |comm| {
         let Some(place) = comm.place() else {
             comm.ready()?;
@@ -140,7 +150,12 @@ pub unsafe extern "C" fn hfrCommCuDevice(comm: Handle, device: *mut c_int) -> Co
 /// # Safety
 /// `handle` is NULL or good for a pointer.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hfrCommRegister(comm: Handle, buff: *mut c_void, size: usize, handle: *mut *mut c_void) -> Code {
+pub unsafe extern "C" fn hfrCommRegister(
+    comm: Handle,
+    buff: *mut c_void,
+    size: usize,
+    handle: *mut *mut c_void,
+) -> Code {
     on("hfrCommRegister", comm, |comm| {
         comm.ready()?;
         if buff.is_null() || size == 0 {

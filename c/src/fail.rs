@@ -130,7 +130,9 @@ pub fn guard(what: &str, f: impl FnOnce() -> Outcome<Code>) -> Code {
 /// `at` is NULL or good for a `T`.
 pub unsafe fn put<T>(at: *mut T, name: &str, value: T) -> Outcome<()> {
     if at.is_null() {
-        return Err(Fail::argument(format!("{name} is NULL; pass where the result goes")));
+        return Err(Fail::argument(format!(
+            "{name} is NULL; pass where the result goes"
+        )));
     }
     // SAFETY: not NULL, and then good for a `T`, as the caller promises.
     unsafe { at.write(value) };
@@ -145,15 +147,24 @@ mod tests {
     fn a_panic_is_an_internal_error_with_its_words() {
         let code = guard("hfrTest", || panic!("slot {} is gone", 3));
         assert_eq!(code, Code::InternalError);
-        assert!(last().starts_with("hfrTest: slot 3 is gone; this is a bug"), "{}", last());
+        assert!(
+            last().starts_with("hfrTest: slot 3 is gone; this is a bug"),
+            "{}",
+            last()
+        );
     }
 
     #[test]
     fn the_text_of_a_failure_stays_until_the_next_of_the_thread() {
-        assert_eq!(guard("hfrTest", || Err(Fail::usage("too early"))), Code::InvalidUsage);
+        assert_eq!(
+            guard("hfrTest", || Err(Fail::usage("too early"))),
+            Code::InvalidUsage
+        );
         assert_eq!(guard("hfrTest", || Ok(Code::Success)), Code::Success);
         assert_eq!(last(), "hfrTest: too early");
-        std::thread::spawn(|| assert_eq!(last(), "")).join().expect("no panic");
+        std::thread::spawn(|| assert_eq!(last(), ""))
+            .join()
+            .expect("no panic");
     }
 
     #[test]

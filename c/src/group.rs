@@ -237,13 +237,20 @@ unsafe fn together(starts: Vec<Start>, calls: Vec<Noted>) -> Outcome<Code> {
         };
     }
     let mut code = Code::Success;
-    let (splits, joins): (Vec<Start>, Vec<Start>) = starts.into_iter().partition(|s| s.parent().is_some());
+    let (splits, joins): (Vec<Start>, Vec<Start>) =
+        starts.into_iter().partition(|s| s.parent().is_some());
     let mut threads = Vec::new();
     for join in joins {
         threads.push((join.blocking(), Start::spawn(vec![join])));
     }
     let mut waits = Vec::new();
-    for Noted { comm, on, what, call } in calls {
+    for Noted {
+        comm,
+        on,
+        what,
+        call,
+    } in calls
+    {
         // SAFETY: the caller's promise.
         let pending = unsafe { call.start(&on) };
         if comm.blocking {
@@ -291,7 +298,10 @@ unsafe fn one(only: Noted) -> Outcome<Code> {
 }
 
 fn joined(thread: JoinHandle<Outcome<()>>) -> Outcome<()> {
-    thread
-        .join()
-        .unwrap_or_else(|_| Err(Fail::new(Code::InternalError, "a thread that starts communicators has died")))
+    thread.join().unwrap_or_else(|_| {
+        Err(Fail::new(
+            Code::InternalError,
+            "a thread that starts communicators has died",
+        ))
+    })
 }

@@ -80,16 +80,23 @@ fn in_rust(function: &str, argument: &str) -> String {
         None => argument.to_owned(),
     };
     let known = IN_RUST.iter().find(|(c, _)| *c == of);
-    known.unwrap_or_else(|| panic!("{function} takes a {of}, which has no place in IN_RUST")).1.to_owned()
+    known
+        .unwrap_or_else(|| panic!("{function} takes a {of}, which has no place in IN_RUST"))
+        .1
+        .to_owned()
 }
 
 fn declared() -> Functions {
     let mut found = Functions::new();
     for statement in plain(HEADER).split(';') {
         let statement = words(statement);
-        let Some((front, arguments)) = statement.split_once('(') else { continue };
+        let Some((front, arguments)) = statement.split_once('(') else {
+            continue;
+        };
         let front = front.rsplit(['{', '}']).next().unwrap_or(front).trim();
-        let Some((result, name)) = front.rsplit_once(' ') else { continue };
+        let Some((result, name)) = front.rsplit_once(' ') else {
+            continue;
+        };
         assert!(name.starts_with("hfr"), "{statement}");
         let result = match result {
             "hfrResult_t" => "Code",
@@ -104,7 +111,12 @@ fn declared() -> Functions {
             other => in_rust(name, other),
         };
         let types: Vec<String> = arguments.map(of).filter(|t| !t.is_empty()).collect();
-        assert!(found.insert(name.to_owned(), (result.to_owned(), types)).is_none(), "{name} twice");
+        assert!(
+            found
+                .insert(name.to_owned(), (result.to_owned(), types))
+                .is_none(),
+            "{name} twice"
+        );
     }
     found
 }
@@ -113,12 +125,16 @@ fn defined() -> Functions {
     let mut found = Functions::new();
     for source in SOURCES {
         for item in source.split("#[unsafe(no_mangle)]").skip(1) {
-            let item = item.strip_prefix("\npub unsafe extern \"C\" fn ").expect("an exported function");
+            let item = item
+                .strip_prefix("\npub unsafe extern \"C\" fn ")
+                .expect("an exported function");
             let (name, behind) = item.split_once('(').expect("arguments");
             let (arguments, behind) = behind.split_once(") -> ").expect("a result");
             let (result, _) = behind.split_once(" {").expect("a body");
             let types = arguments.split(',').map(words).filter(|a| !a.is_empty());
-            let types = types.map(|a| a.split_once(": ").expect("a type").1.to_owned()).collect();
+            let types = types
+                .map(|a| a.split_once(": ").expect("a type").1.to_owned())
+                .collect();
             found.insert(name.to_owned(), (result.to_owned(), types));
         }
     }
@@ -140,7 +156,9 @@ fn numbers() -> BTreeMap<String, c_int> {
         let (body, _) = body.split_once('}').expect("an end");
         for one in body.split(',') {
             let one = words(one);
-            let (name, number) = one.split_once(" = ").expect("every enumerator has its number");
+            let (name, number) = one
+                .split_once(" = ")
+                .expect("every enumerator has its number");
             let number = match number.strip_prefix("0x") {
                 Some(digits) => c_int::from_str_radix(digits, 16),
                 None => number.parse(),
@@ -158,15 +176,37 @@ fn every_number_of_the_header_is_the_codes() {
         .map(|code| (format!("hfr{code:?}"), *code as c_int))
         .collect();
     let c_names = [
-        "Int8", "Uint8", "Int32", "Uint32", "Int64", "Uint64", "Float16", "Float32", "Float64", "Bfloat16", "Float8e4m3",
+        "Int8",
+        "Uint8",
+        "Int32",
+        "Uint32",
+        "Int64",
+        "Uint64",
+        "Float16",
+        "Float32",
+        "Float64",
+        "Bfloat16",
+        "Float8e4m3",
         "Float8e5m2",
     ];
-    let rust_names = ["int8", "uint8", "int32", "uint32", "int64", "uint64", "half", "float", "double", "bfloat16", "f8e4m3", "f8e5m2"];
+    let rust_names = [
+        "int8", "uint8", "int32", "uint32", "int64", "uint64", "half", "float", "double",
+        "bfloat16", "f8e4m3", "f8e5m2",
+    ];
     for (i, name) in c_names.iter().enumerate() {
         expected.push((format!("hfr{name}"), i as c_int));
-        assert_eq!(value::dtype(i as c_int).map(|t| t.name()), Ok(rust_names[i]));
+        assert_eq!(
+            value::dtype(i as c_int).map(|t| t.name()),
+            Ok(rust_names[i])
+        );
     }
-    for (other, same) in [("Char", "Int8"), ("Int", "Int32"), ("Half", "Float16"), ("Float", "Float32"), ("Double", "Float64")] {
+    for (other, same) in [
+        ("Char", "Int8"),
+        ("Int", "Int32"),
+        ("Half", "Float16"),
+        ("Float", "Float32"),
+        ("Double", "Float64"),
+    ] {
         let i = c_names.iter().position(|n| *n == same).expect("a type");
         expected.push((format!("hfr{other}"), i as c_int));
     }
@@ -177,7 +217,10 @@ fn every_number_of_the_header_is_the_codes() {
         for (i, name) in names.iter().enumerate() {
             let number = first + i as c_int;
             expected.push((format!("hfr{name}"), number));
-            assert_eq!(value::op(number).map(|op| op.name()), Some(name.to_lowercase().as_str()));
+            assert_eq!(
+                value::op(number).map(|op| op.name()),
+                Some(name.to_lowercase().as_str())
+            );
             assert_eq!(value::op(number), Some(ops[i]));
         }
     }
@@ -191,7 +234,11 @@ fn every_number_of_the_header_is_the_codes() {
     ] {
         expected.push((format!("hfr{name}"), number));
     }
-    assert_eq!(numbers(), expected.into_iter().collect(), "left: hfreduce.h; right: the code");
+    assert_eq!(
+        numbers(),
+        expected.into_iter().collect(),
+        "left: hfreduce.h; right: the code"
+    );
     for number in [-1, 12, c_int::MIN, c_int::MAX] {
         assert!(value::dtype(number).is_err() && value::op(number).is_none());
     }

@@ -20,7 +20,9 @@ const PAGE: usize = 4096;
 /// What keeps memory that was given out.
 enum Kept {
     /// In a segment; freed with it.
-    Shared { _buffer: Registered<u8> },
+    Shared {
+        _buffer: Registered<u8>,
+    },
     Ordinary(Layout),
 }
 
@@ -78,7 +80,9 @@ pub unsafe extern "C" fn hfrMemFree(ptr: *mut c_void) -> Code {
         if ptr.is_null() {
             return Ok(Code::Success);
         }
-        let kept = lock(&GIVEN).as_mut().and_then(|given| given.remove(&ptr.addr()));
+        let kept = lock(&GIVEN)
+            .as_mut()
+            .and_then(|given| given.remove(&ptr.addr()));
         match kept {
             None => Err(Fail::argument(format!(
                 "{ptr:p} was not given by hfrMemAlloc, or was freed before"

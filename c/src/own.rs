@@ -33,8 +33,12 @@ pub unsafe fn deliver(calls: Vec<Noted>) -> Outcome<Vec<Noted>> {
     for noted in own {
         let own = by_comm.entry(noted.comm.handle).or_default();
         match noted.call {
-            Call::Send { dtype, count, from, .. } => own.sends.push((dtype, count, from)),
-            Call::Recv { dtype, count, into, .. } => own.recvs.push((dtype, count, into)),
+            Call::Send {
+                dtype, count, from, ..
+            } => own.sends.push((dtype, count, from)),
+            Call::Recv {
+                dtype, count, into, ..
+            } => own.recvs.push((dtype, count, into)),
             Call::Collective(_) => {}
         }
     }

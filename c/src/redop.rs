@@ -103,7 +103,9 @@ pub unsafe extern "C" fn hfrRedOpCreatePreMulSum(
         if !(0..FIRST_BITWISE).contains(&number) {
             // Numbers are not used twice, so that a stale one is found out; a thousand million are enough.
             NEXT.store(FIRST_BITWISE, Ordering::Relaxed);
-            return Err(Fail::usage("all numbers for operations have been used in this process"));
+            return Err(Fail::usage(
+                "all numbers for operations have been used in this process",
+            ));
         }
         // SAFETY: the caller's promise.
         unsafe { put(op, "op", number) }?;

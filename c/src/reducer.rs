@@ -45,7 +45,8 @@ fn with(what: &str, handle: Handle, f: impl FnOnce(&mut Live) -> Outcome<()>) ->
 /// `name` is NULL or a string that ends.
 unsafe fn named(name: *const c_char) -> Outcome<String> {
     // SAFETY: the caller's promise.
-    unsafe { text("name", name) }?.ok_or_else(|| Fail::argument("the name is NULL; pass the tensor's"))
+    unsafe { text("name", name) }?
+        .ok_or_else(|| Fail::argument("the name is NULL; pass the tensor's"))
 }
 
 /// Makes a reducer over a communicator.
@@ -53,7 +54,12 @@ unsafe fn named(name: *const c_char) -> Outcome<String> {
 /// # Safety
 /// `reducer` is NULL or good for a handle.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hfrReducerCreate(reducer: *mut Handle, comm: Handle, datatype: c_int, op: c_int) -> Code {
+pub unsafe extern "C" fn hfrReducerCreate(
+    reducer: *mut Handle,
+    comm: Handle,
+    datatype: c_int,
+    op: c_int,
+) -> Code {
     on("hfrReducerCreate", comm, |comm| {
         // SAFETY: the caller's promise.
         unsafe { put(reducer, "reducer", std::ptr::null_mut()) }?;
@@ -79,7 +85,11 @@ pub unsafe extern "C" fn hfrReducerCreate(reducer: *mut Handle, comm: Handle, da
 /// # Safety
 /// `name` is NULL or a string that ends.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hfrReducerRegister(reducer: Handle, name: *const c_char, count: usize) -> Code {
+pub unsafe extern "C" fn hfrReducerRegister(
+    reducer: Handle,
+    name: *const c_char,
+    count: usize,
+) -> Code {
     with("hfrReducerRegister", reducer, |live| {
         // SAFETY: the caller's promise.
         let name = unsafe { named(name) }?;
@@ -129,7 +139,9 @@ pub unsafe extern "C" fn hfrReducerAsyncReduce(
         // SAFETY: the caller's promise.
         let name = unsafe { named(name) }?;
         if ptr.is_null() && count > 0 {
-            return Err(Fail::argument(format!("tensor {name} is at NULL; pass where its {count} elements are")));
+            return Err(Fail::argument(format!(
+                "tensor {name} is at NULL; pass where its {count} elements are"
+            )));
         }
         // SAFETY: the caller's promise.
         Ok(unsafe { live.reducer.reduce(&name, ptr.cast(), count) }?)
@@ -151,7 +163,10 @@ pub unsafe extern "C" fn hfrReducerSynchronize(
         host(stream)?;
         let done = live.reducer.synchronize()?;
         // A name came as a C string: it has no NUL.
-        live.names = done.into_iter().map(|name| CString::new(name).unwrap_or_default()).collect();
+        live.names = done
+            .into_iter()
+            .map(|name| CString::new(name).unwrap_or_default())
+            .collect();
         live.pointers = live.names.iter().map(|name| name.as_ptr()).collect();
         if !names.is_null() {
             // SAFETY: the caller's promise.

@@ -52,7 +52,11 @@ pub unsafe extern "C" fn hfrGetErrorString(result: c_int) -> *const c_char {
 /// None needed: `comm` is looked up.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hfrGetLastError(comm: Handle) -> *const c_char {
-    let text = fail::caught(|| Ok(COMMS.get(comm).map_or_else(|_| fail::last(), |comm| comm.last())));
+    let text = fail::caught(|| {
+        Ok(COMMS
+            .get(comm)
+            .map_or_else(|_| fail::last(), |comm| comm.last()))
+    });
     fail::show(&text.unwrap_or_else(|fail| fail.text))
 }
 
@@ -64,7 +68,9 @@ pub unsafe extern "C" fn hfrGetLastError(comm: Handle) -> *const c_char {
 pub unsafe extern "C" fn hfrGetUniqueId(uniqueId: *mut Id) -> Code {
     guard("hfrGetUniqueId", || {
         if uniqueId.is_null() {
-            return Err(Fail::argument("uniqueId is NULL; pass where the identity goes"));
+            return Err(Fail::argument(
+                "uniqueId is NULL; pass where the identity goes",
+            ));
         }
         let internal = UniqueId::create()?.to_bytes().map(|byte| byte as c_char);
         // SAFETY: the caller's promise.
@@ -78,9 +84,23 @@ pub unsafe extern "C" fn hfrGetUniqueId(uniqueId: *mut Id) -> Code {
 /// # Safety
 /// `comm` is NULL or good for a handle.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hfrCommInitRank(comm: *mut Handle, nranks: c_int, commId: Id, rank: c_int) -> Code {
+pub unsafe extern "C" fn hfrCommInitRank(
+    comm: *mut Handle,
+    nranks: c_int,
+    commId: Id,
+    rank: c_int,
+) -> Code {
     // SAFETY: the caller's promise.
-    unsafe { join("hfrCommInitRank", comm, nranks, commId, rank, std::ptr::null()) }
+    unsafe {
+        join(
+            "hfrCommInitRank",
+            comm,
+            nranks,
+            commId,
+            rank,
+            std::ptr::null(),
+        )
+    }
 }
 
 /// Joins a group, with settings.
@@ -190,7 +210,11 @@ where
         let make = make(&settings)?;
         let made = Comm::starting(settings.blocking.unwrap_or(true));
         // SAFETY: the caller's promise.
-        unsafe { hand_out(comm, "comm", &made, || Start::new(what, Some(made.clone()), None, Box::new(make))) }
+        unsafe {
+            hand_out(comm, "comm", &made, || {
+                Start::new(what, Some(made.clone()), None, Box::new(make))
+            })
+        }
     });
     group::noted_by_group(code)
 }
@@ -199,7 +223,12 @@ where
 ///
 /// # Safety
 /// `at` is NULL or good for a handle.
-unsafe fn hand_out(at: *mut Handle, name: &str, made: &Arc<Comm>, start: impl FnOnce() -> Start) -> Outcome<Code> {
+unsafe fn hand_out(
+    at: *mut Handle,
+    name: &str,
+    made: &Arc<Comm>,
+    start: impl FnOnce() -> Start,
+) -> Outcome<Code> {
     // SAFETY: the caller's promise.
     unsafe { put(at, name, made.handle()) }?;
     group::start(start()).inspect_err(|_| {
@@ -227,7 +256,12 @@ pub unsafe extern "C" fn hfrCommSplit(
         unsafe { put(newcomm, "newcomm", std::ptr::null_mut()) }?;
         // SAFETY: the caller's promise.
         let settings = unsafe { Settings::read(config) }?;
-        if settings != (Settings { blocking: settings.blocking, ..Settings::default() }) {
+        if settings
+            != (Settings {
+                blocking: settings.blocking,
+                ..Settings::default()
+            })
+        {
             return Err(Fail::argument(
                 "the config of a split sets more than blocking; its timeouts and its node are the parent's",
             ));
@@ -250,7 +284,11 @@ pub unsafe extern "C" fn hfrCommSplit(
         let blocking = settings.blocking.or(parent.as_ref().map(|p| p.blocking));
         let made = Comm::starting(blocking.unwrap_or(true));
         // SAFETY: the caller's promise.
-        unsafe { hand_out(newcomm, "newcomm", &made, || Start::new(WHAT, Some(made.clone()), parent, make)) }
+        unsafe {
+            hand_out(newcomm, "newcomm", &made, || {
+                Start::new(WHAT, Some(made.clone()), parent, make)
+            })
+        }
     });
     group::noted_by_group(code)
 }

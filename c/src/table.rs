@@ -51,7 +51,9 @@ impl<T> Table<T> {
     /// What lives under a handle.
     pub fn get(&self, handle: *mut c_void) -> Outcome<Arc<T>> {
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        live.get(&handle.addr()).cloned().ok_or_else(|| self.none(handle))
+        live.get(&handle.addr())
+            .cloned()
+            .ok_or_else(|| self.none(handle))
     }
 
     /// Takes a thing out: its handle is stale from now on.
