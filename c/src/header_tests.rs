@@ -10,11 +10,12 @@ use std::{collections::BTreeMap, ffi::c_int, mem::offset_of};
 const HEADER: &str = include_str!("../include/hfreduce.h");
 
 /// Where exported functions are.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     include_str!("collective.rs"),
     include_str!("end.rs"),
     include_str!("group.rs"),
     include_str!("memory.rs"),
+    include_str!("message.rs"),
     include_str!("redop.rs"),
     include_str!("reducer.rs"),
     include_str!("start.rs"),

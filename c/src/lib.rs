@@ -3,10 +3,12 @@
 //! looked up in a table of those that live.
 //!
 //! `value` has the numbers of the header, `fail` the failures and their texts, `table` the handles, `comm` what a communicator is here, `config` the
-//! settings, `group` the calls that start together, `own` messages to oneself; the exported functions are in `start`, `end`, `collective`, `redop`, `memory`, `reducer`.
+//! settings, `group` the calls that start together, `own` messages to oneself, `arguments` what is checked of all; the exported functions are in `start`, `end`, `collective`, `message`, `redop`,
+//! `memory`, `reducer`.
 
 #![allow(non_snake_case, reason = "exported functions have C's names")]
 
+mod arguments;
 mod collective;
 mod comm;
 mod config;
@@ -14,6 +16,7 @@ mod end;
 mod fail;
 mod group;
 mod memory;
+mod message;
 mod own;
 mod redop;
 mod reducer;

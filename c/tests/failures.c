@@ -139,6 +139,7 @@ static void other_factor(Rank* self) {
 static void killed(Rank* self) {
   int32_t* a = (int32_t*)calloc(MANY, sizeof *a);
   works(self->comm, RANKS);
+  behind_all(self, 2);
   if (self->rank == 2) raise(SIGKILL);
   EXPECT(hfrRemoteError, hfrAllReduce(a, a, MANY, hfrInt32, hfrBxor, self->comm, NULL));
   failed(self->comm, hfrRemoteError, "rank 2");
@@ -148,6 +149,7 @@ static void killed(Rank* self) {
 static void killed_sender(Rank* self) {
   int32_t a[10] = {1};
   works(self->comm, RANKS);
+  behind_all(self, 2);
   if (self->rank == 2) {
     rest(300);
     raise(SIGKILL);
@@ -159,6 +161,7 @@ static void killed_sender(Rank* self) {
 static void aborted(Rank* self) {
   int32_t a = 1;
   works(self->comm, RANKS);
+  behind_all(self, 0);
   if (self->rank == 0) {
     rest(200);
     OK(hfrCommAbort(self->comm));
@@ -175,6 +178,7 @@ static void stalled(Rank* self) {
   config.timeoutMs = 1500;
   OK(hfrCommInitRankConfig(&comm, RANKS, self->id, self->rank, &config));
   works(comm, RANKS);
+  behind_all(self, 1);
   if (self->rank == 1) rest(5000);
   EXPECT(hfrRemoteError, hfrBarrier(comm, NULL));
   failed(comm, hfrRemoteError, "rank 1");
@@ -280,6 +284,7 @@ static void not_blocking_killed(Rank* self) {
   CHECK(settled(comm) == hfrSuccess, "%s", hfrGetLastError(comm));
   EXPECT(hfrInProgress, hfrBarrier(comm, NULL));
   CHECK(settled(comm) == hfrSuccess, "%s", hfrGetLastError(comm));
+  behind_all(self, 2);
   if (self->rank == 2) raise(SIGKILL);
   EXPECT(hfrInProgress, hfrAllReduce(&one, &one, 1, hfrInt32, hfrSum, comm, NULL));
   CHECK(settled(comm) == hfrRemoteError, "it succeeded");
