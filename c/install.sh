@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Installs the C interface below PREFIX: shared and static library, header, pkg-config files. Builds the release first, or takes what is
-# built already in FOLDER (as target/release). Knows nothing of the code.
+# Builds the C interface and installs it below PREFIX: shared and static library, header, pkg-config files. PROFILE is cargo's; without it, the
+# release. Knows nothing of the code.
 #
-# usage: c/install.sh [--from FOLDER] PREFIX
+# usage: c/install.sh [--profile PROFILE] PREFIX
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
-from=
-if [ "${1:-}" = --from ]; then
-    from=${2:?"--from needs the folder of the built libraries"}
+profile=release
+if [ "${1:-}" = --profile ]; then
+    profile=${2:?"--profile needs the name of one, such as dev"}
     shift 2
 fi
 if [ $# != 1 ] || [ -z "$1" ]; then
-    echo "usage: c/install.sh [--from FOLDER] PREFIX" >&2
+    echo "usage: c/install.sh [--profile PROFILE] PREFIX" >&2
     exit 2
 fi
 if ! command -v cargo >/dev/null; then
@@ -23,19 +23,18 @@ fi
 
 version=$(sed -n 's/^#define HFR_\(MAJOR\|MINOR\|PATCH\) //p' "$here/include/hfreduce.h" | paste -sd.)
 soname=$(sed -n 's/.*-soname,\(libhfreduce\.so\.[0-9]*\).*/\1/p' "$here/build.rs")
-if [ -z "$from" ]; then
-    (cd "$here" && cargo build --release --package hfreduce-c)
-    from=${CARGO_TARGET_DIR:-$here/../target}/release
-fi
+cargo build --profile "$profile" --manifest-path "$here/Cargo.toml"
+# Cargo calls the folder of the profile dev otherwise.
+built=${CARGO_TARGET_DIR:-$here/../target}/${profile/#dev/debug}
 mkdir -p "$1"
 prefix=$(cd "$1" && pwd)
 # What a program needs beside the static library: what Rust's standard library needs.
-needs=$(cd "$here" && echo | rustc --crate-type staticlib --print native-static-libs -o /dev/null - 2>&1 | sed -n 's/^note: native-static-libs: //p')
+needs=$(echo | rustc --crate-type staticlib --print native-static-libs -o /dev/null - 2>&1 | sed -n 's/^note: native-static-libs: //p')
 
 install -d "$prefix/lib/pkgconfig" "$prefix/include"
 install -m 644 "$here/include/hfreduce.h" "$prefix/include/"
-install -m 644 "$from/libhfreduce.a" "$prefix/lib/"
-install -m 755 "$from/libhfreduce.so" "$prefix/lib/libhfreduce.so.$version"
+install -m 644 "$built/libhfreduce.a" "$prefix/lib/"
+install -m 755 "$built/libhfreduce.so" "$prefix/lib/libhfreduce.so.$version"
 ln -sf "libhfreduce.so.$version" "$prefix/lib/$soname"
 ln -sf "$soname" "$prefix/lib/libhfreduce.so"
 

@@ -258,7 +258,8 @@ hfrResult_t hfrRecv(void* recvbuff, size_t count, hfrDataType_t datatype, int pe
 
 /* ---- groups of calls ---------------------------------------------------------------------------------------------------------------- *
  * Calls of this thread between hfrGroupStart() and the hfrGroupEnd() that belongs to it are only noted, and return hfrSuccess; the outermost
- * hfrGroupEnd() starts them together. Counts and displacements are read when noted, buffers later. */
+ * hfrGroupEnd() starts them together. Counts and displacements are read when noted, buffers later. Noted are collectives, messages, and the
+ * functions that make communicators; all others act at once. */
 
 /* Begins a group; groups may stand in groups. */
 hfrResult_t hfrGroupStart(void);

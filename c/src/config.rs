@@ -65,10 +65,15 @@ impl Settings {
             ));
         }
         if size > size_of::<Given>() {
+            // SAFETY: within the size of the first version.
+            let version = unsafe { (*at).version };
             return Err(Fail::argument(format!(
-                "the config has {size} bytes and this library knows {}: the program was compiled with a later hfreduce.h; \
-                 install the library that belongs to it",
-                size_of::<Given>()
+                "the config has {size} bytes and this library knows {}: the program was compiled with the later hfreduce.h \
+                 {}.{}.{}; install the library that belongs to it",
+                size_of::<Given>(),
+                version / 10_000,
+                version / 100 % 100,
+                version % 100
             )));
         }
         let mut given = UNSET;
@@ -168,7 +173,10 @@ mod tests {
                 "HFR_CONFIG_INITIALIZER",
             ),
             (|g| g.size = FIRST - 8, "HFR_CONFIG_INITIALIZER"),
-            (|g| g.size += 8, "later hfreduce.h"),
+            (
+                |g| (g.size, g.version) = (g.size + 8, 10_203),
+                "later hfreduce.h 1.2.3",
+            ),
             (|g| g.blocking = 2, "blocking is 2"),
             (|g| g.timeoutMs = 0, "timeoutMs is 0"),
             (|g| g.connectTimeoutMs = -1, "connectTimeoutMs is -1"),

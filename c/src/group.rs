@@ -91,9 +91,11 @@ thread_local! {
     static GROUP: RefCell<Group> = RefCell::default();
 }
 
-/// Whether the thread is in a group.
+/// Whether the thread is in a group. A thread that is ending is in none.
 fn open() -> bool {
-    GROUP.with_borrow(|group| group.depth > 0)
+    GROUP
+        .try_with(|group| group.borrow().depth > 0)
+        .unwrap_or(false)
 }
 
 /// The body of an exported function that a group notes: a failure in a group is the group's.

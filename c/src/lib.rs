@@ -3,8 +3,8 @@
 //! looked up in a table of those that live.
 //!
 //! `value` has the numbers of the header, `fail` the failures and their texts, `table` the handles, `comm` what a communicator is here, `config` the
-//! settings, `group` the calls that start together, `own` messages to oneself, `arguments` what is checked of all; the exported functions are in `start`, `end`, `collective`, `message`, `redop`,
-//! `memory`, `reducer`.
+//! settings, `group` the calls that start together, `own` messages to oneself, `arguments` what is checked of all. The exported functions are in
+//! `start`, `end`, `collective`, `message`, `group`, `redop`, `memory`, `reducer`.
 
 #![allow(non_snake_case, reason = "exported functions have C's names")]
 

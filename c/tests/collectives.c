@@ -420,8 +420,48 @@ static void reducer(Rank* self) {
   for (k = 0; k < 3; k++) free(parts[k]);
 }
 
+/* A group of one is a group. */
+static void alone(Rank* self) {
+  hfrComm_t comm = NULL, part = NULL;
+  int32_t a[6], b[6], c[6], rank = -1, ranks = -1;
+  size_t counts[1] = {6}, first[1] = {0};
+  int i;
+  OK(hfrCommInitRank(&comm, 1, self->id, 0));
+  OK(hfrCommSplit(comm, 3, 0, &part, NULL));
+  OK(hfrCommUserRank(part, &rank));
+  OK(hfrCommCount(part, &ranks));
+  CHECK(rank == 0 && ranks == 1, "rank %d of %d", (int)rank, (int)ranks);
+  for (i = 0; i < 8; i++) {
+    fill(a, 6, 2, (size_t)i);
+    memset(b, 0xee, sizeof b);
+    switch (i) {
+      case 0: OK(hfrAllReduce(a, b, 6, hfrInt32, hfrProd, part, NULL)); break;
+      case 1: OK(hfrReduceScatter(a, b, 6, hfrInt32, hfrAvg, part, NULL)); break;
+      case 2: OK(hfrAllGather(a, b, 6, hfrInt32, part, NULL)); break;
+      case 3: OK(hfrBroadcast(a, b, 6, hfrInt32, 0, part, NULL)); break;
+      case 4: OK(hfrReduce(a, b, 6, hfrInt32, hfrMax, 0, part, NULL)); break;
+      case 5: OK(hfrAlltoAllv(a, counts, first, b, counts, first, hfrInt32, part, NULL)); break;
+      case 6: OK(hfrGather(a, b, 6, hfrInt32, 0, comm, NULL)); break;
+      default: OK(hfrScatter(a, b, 6, hfrInt32, 0, comm, NULL)); break;
+    }
+    is(b, 6, 2, (size_t)i, "alone");
+  }
+  OK(hfrAlltoAll(b, c, 6, hfrInt32, comm, NULL));
+  is(c, 6, 2, 7, "all_to_all alone");
+  OK(hfrGroupStart());
+  OK(hfrRecv(b, 6, hfrInt32, 0, comm, NULL));
+  fill(a, 6, 1, 9);
+  OK(hfrSend(a, 6, hfrInt32, 0, comm, NULL));
+  OK(hfrGroupEnd());
+  is(b, 6, 1, 9, "to oneself");
+  OK(hfrBarrier(comm, NULL));
+  OK(hfrCommDestroy(part));
+  OK(hfrCommDestroy(comm));
+}
+
 int main(int argc, char** argv) {
   static const Case CASES[] = {
+      {"alone", 1, 1, 1, -1, alone},
       {"all_reduce", RANKS, 1, 0, -1, all_reduce},     {"all_reduce", RANKS, 2, 0, -1, all_reduce},
       {"every_type", RANKS, 1, 0, -1, every_type},     {"every_type", RANKS, 2, 0, -1, every_type},
       {"shares", RANKS, 1, 0, -1, shares},             {"shares", RANKS, 2, 0, -1, shares},

@@ -58,6 +58,12 @@ static void arguments(Rank* self) {
   REFUSED("0 bytes", hfrCommRegister(comm, a, 0, &at));
   REFUSED("handle is NULL", hfrCommRegister(comm, a, sizeof a, NULL));
   FAILS(hfrInvalidUsage, "hfrGroupStart first", hfrGroupEnd());
+  /* Nothing of nothing is a call like any other. */
+  OK(hfrAllReduce(NULL, NULL, 0, hfrFloat, hfrSum, comm, NULL));
+  OK(hfrAllGather(NULL, NULL, 0, hfrFloat, comm, NULL));
+  OK(hfrAlltoAllv(NULL, none, none, NULL, none, none, hfrFloat, comm, NULL));
+  if (self->rank == 0) OK(hfrSend(NULL, 0, hfrFloat, 1, comm, NULL));
+  if (self->rank == 1) OK(hfrRecv(NULL, 0, hfrFloat, 0, comm, NULL));
   OK(hfrCommCuDevice(comm, &device));
   CHECK(device == -1, "device %d", device);
   works(comm, RANKS);
@@ -198,6 +204,11 @@ static void never_come(Rank* self) {
   CHECK(strstr(hfrGetLastError(comm), "rank") != NULL, "%s", hfrGetLastError(comm));
   EXPECT(hfrSystemError, hfrBarrier(comm, NULL));
   OK(hfrCommDestroy(comm));
+  /* Given up while others are waited for: at once. */
+  config.connectTimeoutMs = 1000 * LIFETIME;
+  EXPECT(hfrInProgress, hfrCommInitRankConfig(&comm, RANKS, self->id, self->rank, &config));
+  OK(hfrCommAbort(comm));
+  REFUSED("no communicator that lives", hfrCommAbort(comm));
 }
 
 /* A child of a rank must not use what is its parent's; the parent goes on. */

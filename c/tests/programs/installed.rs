@@ -1,6 +1,5 @@
 //! An installation of the C library for the tests, the programs compiled against it, and a run of one. Knows nothing of what the programs do.
-//! Invariant: there is one installation per test run; it is made by `c/install.sh`, out of what cargo has built for this run, or it is the one
-//! that `HFR_C_PREFIX` names.
+//! Invariant: there is one installation per test run; it is made by `c/install.sh`, or it is the one that `HFR_C_PREFIX` names.
 
 use std::{
     fs::{self, File},
@@ -64,13 +63,21 @@ pub fn prefix() -> &'static Path {
         if let Some(prefix) = std::env::var_os("HFR_C_PREFIX") {
             return prefix.into();
         }
-        // This test is in target/PROFILE/deps, the libraries in target/PROFILE.
-        let own = std::env::current_exe().expect("this program");
-        let built = own.ancestors().nth(2).expect("target/PROFILE");
         let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("installed");
-        let script = root().join("c/install.sh");
-        let path = |p: &Path| p.to_str().expect("a plain path").to_owned();
-        tool(&path(&script), &["--from", &path(built), &path(&prefix)]);
+        // This test is in target/PROFILE/deps. Cargo builds no shared library for it, so that the script does it.
+        let own = std::env::current_exe().expect("this program");
+        let target = own.ancestors().nth(3).expect("target/PROFILE/deps");
+        let done = Command::new(root().join("c/install.sh"))
+            .args(["--profile", "dev"])
+            .arg(&prefix)
+            .env("CARGO_TARGET_DIR", target)
+            .output()
+            .expect("bash runs");
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
         prefix
     })
 }
