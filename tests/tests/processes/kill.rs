@@ -140,3 +140,20 @@ fn after_the_last_call() {
         assert_eq!(codes, [Some(0); 3], "{}", job.story());
     }
 }
+
+#[test]
+fn between_messages_both_neighbours_hear_of_it() {
+    let before = left_over();
+    for (nodes, wire) in [(&[3][..], "auto"), (&[2, 1], "tcp")] {
+        let mut job = start(&Plan::new(nodes, wire, "20"), &["ring:50000:1000000"]);
+        job.hears(&[0, 1, 2], "looping");
+        let since = Instant::now();
+        job.kill(1);
+        for rank in [0, 2] {
+            let error = job.fails_alike(&[rank], SOON);
+            names_the_dead(&error, 1);
+        }
+        job.was_told(&[0, 2], since, TOLD);
+    }
+    assert_eq!(left_over(), before);
+}
