@@ -320,7 +320,7 @@ static void splits(Rank* self) {
   OK(hfrCommDestroy(turned));
   REFUSED("color -5", hfrCommSplit(self->comm, -5, 0, &turned, NULL));
   CHECK(turned == NULL, "a handle of nothing");
-  /* Nobody leaves while others still make their groups: they meet in rank 0's process. */
+  /* Rank 0 stays until all others have made and used their groups: they meet in its process. */
   OK(hfrBarrier(self->comm, NULL));
 }
 
