@@ -222,7 +222,8 @@ fn array(object: &Bound<'_, PyAny>, place: Place<'_>, keep: Option<&mut Keep>) -
         at: about.at.cast(),
         count,
         of,
-        writable: about.flags & WRITABLE != 0,
+        // What the capsule owns may be a copy that is thrown away, as it is with numpy's scalars.
+        writable: about.flags & WRITABLE != 0 && keep.is_none(),
     };
     if let Some(keep) = keep {
         keep.push(capsule.unbind());
@@ -249,7 +250,7 @@ fn named(object: &Bound<'_, PyAny>, kind: u8, size: usize, place: Place<'_>) -> 
             "has elements of type {name}, which cannot be sent to other processes; convert them to numbers first"
         )));
     }
-    Ok(Type::Other(size))
+    Ok(Type::Other(size, "record"))
 }
 
 fn tensor(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<View> {
@@ -318,7 +319,7 @@ fn protocol(object: &Bound<'_, PyAny>, place: Place<'_>, keep: &mut Keep) -> PyR
     // The memoryview holds the export, so that a bytearray, for one, cannot be resized while it is in use.
     let Ok(export) = PyMemoryView::from(object) else {
         return Err(place.refuse_type(&format!(
-            "is a {}; pass a numpy array, a torch tensor, or an object with the buffer protocol",
+            "is of type {}; pass a numpy array, a torch tensor, or an object with the buffer protocol",
             object.get_type().name()?
         )));
     };

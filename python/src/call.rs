@@ -7,112 +7,15 @@ use crate::{
     buffer::{Keep, Place, View, resolve},
     dtype::Type,
     error::invalid,
+    names::{Name, Share},
 };
 use hfreduce::{DType, ReduceOp};
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
-    types::{PyList, PyString, PyTuple},
+    types::{PyList, PyTuple},
 };
 use std::sync::Arc;
-
-/// Which collective, before its root is known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Name {
-    AllReduce,
-    ReduceScatter,
-    AllGather,
-    Broadcast,
-    Reduce,
-    Barrier,
-    AllToAll,
-    AllToAllV,
-    Gather,
-    Scatter,
-}
-
-/// How much a rank has on one side of a call.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Share {
-    /// Nothing: what is passed is not looked at.
-    None,
-    /// `count` elements.
-    One,
-    /// `count` elements for each rank.
-    All,
-}
-
-impl Name {
-    pub const ALL: [Name; 10] = [
-        Name::AllReduce,
-        Name::ReduceScatter,
-        Name::AllGather,
-        Name::Broadcast,
-        Name::Reduce,
-        Name::Barrier,
-        Name::AllToAll,
-        Name::AllToAllV,
-        Name::Gather,
-        Name::Scatter,
-    ];
-
-    pub const fn text(self) -> &'static str {
-        match self {
-            Name::AllReduce => "all_reduce",
-            Name::ReduceScatter => "reduce_scatter",
-            Name::AllGather => "all_gather",
-            Name::Broadcast => "broadcast",
-            Name::Reduce => "reduce",
-            Name::Barrier => "barrier",
-            Name::AllToAll => "all_to_all",
-            Name::AllToAllV => "all_to_all_v",
-            Name::Gather => "gather",
-            Name::Scatter => "scatter",
-        }
-    }
-
-    fn collective(self, root: u32) -> Collective {
-        match self {
-            Name::AllReduce => Collective::AllReduce,
-            Name::ReduceScatter => Collective::ReduceScatter,
-            Name::AllGather => Collective::AllGather,
-            Name::Broadcast => Collective::Broadcast { root },
-            Name::Reduce => Collective::Reduce { root },
-            Name::Barrier => Collective::Barrier,
-            Name::AllToAll => Collective::AllToAll,
-            Name::AllToAllV => Collective::AllToAllV,
-            Name::Gather => Collective::Gather { root },
-            Name::Scatter => Collective::Scatter { root },
-        }
-    }
-
-    fn reduces(self) -> bool {
-        matches!(self, Name::AllReduce | Name::ReduceScatter | Name::Reduce)
-    }
-
-    fn rooted(self) -> bool {
-        matches!(
-            self,
-            Name::Broadcast | Name::Reduce | Name::Gather | Name::Scatter
-        )
-    }
-
-    /// Shares of input and output, at the root and elsewhere.
-    fn shares(self, root: bool) -> (Share, Share) {
-        use Share::{All, None, One};
-        match self {
-            Name::AllReduce => (One, One),
-            Name::ReduceScatter => (All, One),
-            Name::AllGather => (One, All),
-            Name::Broadcast => (if root { One } else { None }, One),
-            Name::Reduce => (One, if root { One } else { None }),
-            Name::Barrier => (None, None),
-            Name::AllToAll | Name::AllToAllV => (All, All),
-            Name::Gather => (One, if root { All } else { None }),
-            Name::Scatter => (if root { All } else { None }, One),
-        }
-    }
-}
 
 /// What was asked for, but for the buffers.
 #[derive(Clone, Copy)]
@@ -121,7 +24,7 @@ pub struct Order {
     pub size: usize,
     pub name: Name,
     pub op: ReduceOp,
-    pub root: usize,
+    pub root: i64,
 }
 
 /// One side's memory.
@@ -129,6 +32,16 @@ enum Side {
     Nothing,
     Whole(View),
     Pieces(Vec<View>),
+}
+
+impl Side {
+    fn views(&self) -> &[View] {
+        match self {
+            Side::Nothing => &[],
+            Side::Whole(view) => std::slice::from_ref(view),
+            Side::Pieces(views) => views,
+        }
+    }
 }
 
 impl Order {
@@ -148,7 +61,7 @@ impl Order {
         keep: &mut Keep,
     ) -> PyResult<RawCall> {
         let rooted = self.name.rooted();
-        if rooted && self.root >= self.size {
+        if rooted && !(0..self.size as i64).contains(&self.root) {
             let why = format!("root {} in a group of {} ranks", self.root, self.size);
             return Err(self.refuse(py, &why));
         }
@@ -167,7 +80,7 @@ impl Order {
                 blocks: None,
             });
         }
-        let (needs, gives) = self.name.shares(rooted && self.rank == self.root);
+        let (needs, gives) = self.name.shares(rooted && self.rank as i64 == self.root);
         // One buffer for a call whose sides are alike is both.
         let alike = matches!(self.name, Name::AllReduce | Name::Broadcast | Name::Reduce);
         let (input, output) = match (input, output) {
@@ -232,12 +145,7 @@ impl Order {
         (gives, into): (Share, Side),
     ) -> PyResult<RawCall> {
         let of = self.one_type(py, &from, &into)?;
-        let writable = |views: &[View]| views.iter().all(|v| v.writable);
-        if !match &into {
-            Side::Nothing => true,
-            Side::Whole(view) => writable(std::slice::from_ref(view)),
-            Side::Pieces(views) => writable(views),
-        } {
+        if !into.views().iter().all(|view| view.writable) {
             return Err(self.refuse(py, "the output is read-only; pass a writable copy"));
         }
         let count = self.count(py, (needs, &from), (gives, &into))?;
@@ -327,25 +235,20 @@ impl Order {
     }
 
     fn one_type(&self, py: Python<'_>, from: &Side, into: &Side) -> PyResult<Type> {
-        let views = |side: &Side| match side {
-            Side::Nothing => None,
-            Side::Whole(view) => Some((view.of, true)),
-            Side::Pieces(views) => views
-                .first()
-                .map(|v| (v.of, views.iter().all(|w| w.of == v.of))),
+        let mut all = from.views().iter().chain(into.views());
+        let Some(first) = all.next() else {
+            return Err(self.refuse(py, "no buffer was passed"));
         };
-        let of = match (views(from), views(into)) {
-            (None, None) => return Err(self.refuse(py, "no buffer was passed")),
-            (Some((of, alike)), None) | (None, Some((of, alike))) => alike.then_some(of),
-            (Some((a, all)), Some((b, both))) => (a == b && all && both).then_some(a),
-        };
-        of.ok_or_else(|| {
-            PyTypeError::new_err(format!(
-                "rank {}: {}: all buffers of a call have one type of elements",
+        match all.find(|view| view.of != first.of) {
+            None => Ok(first.of),
+            Some(other) => Err(PyTypeError::new_err(format!(
+                "rank {}: {}: the buffers of a call have one type of elements; these have {} and {}",
                 self.rank,
-                self.name.text()
-            ))
-        })
+                self.name.text(),
+                first.of,
+                other.of
+            ))),
+        }
     }
 
     /// Elements of one share, after a look at both sides.
@@ -443,76 +346,4 @@ fn blocks(side: &Side, scale: usize) -> Vec<Block> {
 fn overlap(a: &View, b: &View) -> bool {
     let (x, y) = (a.at.addr(), b.at.addr());
     a.count > 0 && b.count > 0 && x < y + b.bytes() && y < x + a.bytes()
-}
-
-/// One of the interned strings that an argument most often is, by identity; `None` for any other.
-fn interned<T: Copy>(text: &Bound<'_, PyString>, table: &[(Py<PyString>, T)]) -> Option<T> {
-    table
-        .iter()
-        .find(|(known, _)| known.as_ptr() == text.as_ptr())
-        .map(|(_, found)| *found)
-}
-
-fn table<T: Copy>(py: Python<'_>, of: &[(&str, T)]) -> Vec<(Py<PyString>, T)> {
-    of.iter()
-        .map(|(text, found)| (PyString::intern(py, text).unbind(), *found))
-        .collect()
-}
-
-/// The collective of this name.
-pub fn name(rank: usize, text: &Bound<'_, PyString>) -> PyResult<Name> {
-    static NAMES: pyo3::sync::PyOnceLock<Vec<(Py<PyString>, Name)>> = pyo3::sync::PyOnceLock::new();
-    let py = text.py();
-    let names = NAMES.get_or_init(py, || table(py, &Name::ALL.map(|n| (n.text(), n))));
-    if let Some(found) = interned(text, names) {
-        return Ok(found);
-    }
-    let text = text.to_cow()?;
-    Name::ALL
-        .into_iter()
-        .find(|n| n.text() == text)
-        .ok_or_else(|| {
-            let all = Name::ALL.map(Name::text).join(" ");
-            let why = format!("no collective is called so; there are {all}");
-            invalid(py, rank, &text, &why)
-        })
-}
-
-/// The operation of this name and factor; a factor makes a sum one whose inputs are multiplied by it first.
-pub fn operation(
-    rank: usize,
-    name: Name,
-    text: Option<&Bound<'_, PyString>>,
-    factor: Option<f64>,
-) -> PyResult<ReduceOp> {
-    static OPS: pyo3::sync::PyOnceLock<Vec<(Py<PyString>, ReduceOp)>> =
-        pyo3::sync::PyOnceLock::new();
-    let Some(text) = text else {
-        return Ok(factor.map_or(ReduceOp::Sum, ReduceOp::PremulSum));
-    };
-    let py = text.py();
-    let ops = OPS.get_or_init(py, || table(py, &ReduceOp::ALL.map(|op| (op.name(), op))));
-    let found = match interned(text, ops) {
-        Some(found) => Some(found),
-        None => {
-            let text = text.to_cow()?;
-            ReduceOp::ALL.into_iter().find(|op| op.name() == text)
-        }
-    };
-    let refuse = |why: &str| Err(invalid(py, rank, name.text(), why));
-    match (found, factor) {
-        (Some(ReduceOp::Sum | ReduceOp::PremulSum(_)), Some(factor)) => {
-            Ok(ReduceOp::PremulSum(factor))
-        }
-        (Some(ReduceOp::PremulSum(_)), None) => refuse("mulsum needs a factor"),
-        (Some(_), Some(_)) => refuse("only sum and mulsum take a factor"),
-        (Some(op), None) => Ok(op),
-        (None, _) => {
-            let all = ReduceOp::ALL.map(|op| op.name()).join(" ");
-            refuse(&format!(
-                "{} is no operation; there are {all}",
-                text.repr()?
-            ))
-        }
-    }
 }

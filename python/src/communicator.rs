@@ -3,11 +3,12 @@
 
 use crate::{
     api,
-    call::{Name, Order, name, operation},
+    call::Order,
     error::raise,
     inner::{Inner, Object, interruptible},
     keep::sweep,
     memory,
+    names::{Name, name, operation},
     pending::{Pending, seconds},
     unique_id,
 };
@@ -51,7 +52,7 @@ impl Communicator {
         name: Name,
         op: Text<'_, '_>,
         factor: Option<f64>,
-        root: usize,
+        root: i64,
     ) -> PyResult<Order> {
         let Inner { rank, size, .. } = *self.inner;
         Ok(Order {
@@ -71,7 +72,7 @@ impl Communicator {
         input: Object<'_, '_>,
         output: Object<'_, '_>,
         (op, factor): (Text<'_, '_>, Option<f64>),
-        root: usize,
+        root: i64,
         async_op: bool,
     ) -> PyResult<Option<Pending>> {
         let order = self.order(name, op, factor, root)?;
@@ -111,8 +112,8 @@ impl Communicator {
     fn join(
         py: Python<'_>,
         id: &[u8],
-        rank: usize,
-        world: usize,
+        rank: i64,
+        world: i64,
         timeout: Option<f64>,
         connect_timeout: Option<f64>,
     ) -> PyResult<Communicator> {
@@ -175,7 +176,7 @@ impl Communicator {
         output: Object<'_, '_>,
         op: Text<'_, '_>,
         factor: Option<f64>,
-        root: usize,
+        root: i64,
     ) -> PyResult<()> {
         let name = self::name(self.inner.rank, name)?;
         let order = self.order(name, op, factor, root)?;
@@ -193,7 +194,7 @@ impl Communicator {
         output: Object<'_, '_>,
         op: Text<'_, '_>,
         factor: Option<f64>,
-        root: usize,
+        root: i64,
     ) -> PyResult<Pending> {
         let name = self::name(self.inner.rank, name)?;
         let order = self.order(name, op, factor, root)?;
@@ -206,8 +207,8 @@ impl Communicator {
         &self,
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
-        to: usize,
-        tag: u64,
+        to: i64,
+        tag: i64,
     ) -> PyResult<Pending> {
         self.inner.pair(py, buffer, (to, tag), true)
     }
@@ -218,8 +219,8 @@ impl Communicator {
         &self,
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
-        source: usize,
-        tag: u64,
+        source: i64,
+        tag: i64,
     ) -> PyResult<Pending> {
         self.inner.pair(py, buffer, (source, tag), false)
     }
@@ -272,7 +273,7 @@ impl Communicator {
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
-        root: usize,
+        root: i64,
         async_op: bool,
     ) -> PyResult<Option<Pending>> {
         let name = Name::Broadcast;
@@ -288,7 +289,7 @@ impl Communicator {
         x: &Bound<'_, PyAny>,
         out: Object<'_, '_>,
         op: Text<'_, '_>,
-        root: usize,
+        root: i64,
         factor: Option<f64>,
         async_op: bool,
     ) -> PyResult<Option<Pending>> {
@@ -328,7 +329,7 @@ impl Communicator {
         py: Python<'_>,
         x: Object<'_, '_>,
         out: Object<'_, '_>,
-        root: usize,
+        root: i64,
         async_op: bool,
     ) -> PyResult<Option<Pending>> {
         self.collective(py, Name::Gather, x, out, (None, None), root, async_op)
@@ -341,7 +342,7 @@ impl Communicator {
         py: Python<'_>,
         x: Object<'_, '_>,
         out: Object<'_, '_>,
-        root: usize,
+        root: i64,
         async_op: bool,
     ) -> PyResult<Option<Pending>> {
         self.collective(py, Name::Scatter, x, out, (None, None), root, async_op)
@@ -359,8 +360,8 @@ impl Communicator {
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
-        to: usize,
-        tag: u64,
+        to: i64,
+        tag: i64,
         async_op: bool,
     ) -> PyResult<Option<Pending>> {
         Communicator::end(py, self.inner.pair(py, x, (to, tag), true)?, async_op)
@@ -372,8 +373,8 @@ impl Communicator {
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
-        source: usize,
-        tag: u64,
+        source: i64,
+        tag: i64,
         async_op: bool,
     ) -> PyResult<Option<Pending>> {
         Communicator::end(py, self.inner.pair(py, x, (source, tag), false)?, async_op)

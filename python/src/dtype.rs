@@ -12,8 +12,8 @@ pub enum Type {
     Bool,
     /// Two numbers of this type.
     Complex(DType),
-    /// Anything else without references in it, of so many bytes.
-    Other(usize),
+    /// Anything else without references in it: bytes of an element, and what to call it.
+    Other(usize, &'static str),
 }
 
 impl Type {
@@ -23,9 +23,12 @@ impl Type {
             "bool" => Type::Bool,
             "complex64" => Type::Complex(DType::F32),
             "complex128" => Type::Complex(DType::F64),
-            "int16" | "uint16" => Type::Other(2),
-            "complex32" => Type::Other(4),
-            "float8_e4m3fnuz" | "float8_e5m2fnuz" | "float8_e8m0fnu" => Type::Other(1),
+            "int16" => Type::Other(2, "int16"),
+            "uint16" => Type::Other(2, "uint16"),
+            "complex32" => Type::Other(4, "complex32"),
+            "float8_e4m3fnuz" => Type::Other(1, "float8_e4m3fnuz"),
+            "float8_e5m2fnuz" => Type::Other(1, "float8_e5m2fnuz"),
+            "float8_e8m0fnu" => Type::Other(1, "float8_e8m0fnu"),
             _ => Type::Number(DType::from_name(name)?),
         })
     }
@@ -47,7 +50,12 @@ impl Type {
             (b'b', 1) => Type::Bool,
             (b'c', 8) => Type::Complex(DType::F32),
             (b'c', 16) => Type::Complex(DType::F64),
-            (b'f' | b'i' | b'u' | b'c' | b'm' | b'M' | b'S' | b'U', 1..) => Type::Other(size),
+            (b'i', 2) => Type::Other(2, "int16"),
+            (b'u', 2) => Type::Other(2, "uint16"),
+            (b'f', 1..) => Type::Other(size, "extended float"),
+            (b'c', 1..) => Type::Other(size, "extended complex"),
+            (b'm' | b'M', 1..) => Type::Other(size, "time"),
+            (b'S' | b'U', 1..) => Type::Other(size, "text"),
             _ => return None,
         })
     }
@@ -70,7 +78,7 @@ impl Type {
             Type::Number(dtype) => dtype.size(),
             Type::Bool => 1,
             Type::Complex(part) => 2 * part.size(),
-            Type::Other(size) => size,
+            Type::Other(size, _) => size,
         }
     }
 
@@ -80,7 +88,7 @@ impl Type {
             Type::Number(dtype) => (dtype, 1),
             Type::Bool => (DType::U8, 1),
             Type::Complex(part) => (part, 2),
-            Type::Other(size) => (DType::U8, size),
+            Type::Other(size, _) => (DType::U8, size),
         }
     }
 
@@ -103,11 +111,31 @@ impl Type {
                 "complex numbers have no {}; they have sum, avg and mulsum",
                 op.name()
             )),
-            (Type::Other(_), _) => Err(
-                "elements of this type cannot be reduced; convert them to one of float64 float32 float16 bfloat16 \
+            (Type::Other(..), _) => Err(format!(
+                "elements of type {self} cannot be reduced; convert them to one of float64 float32 float16 bfloat16 \
                  float8_e4m3fn float8_e5m2 int8 uint8 int32 uint32 int64 uint64 bool complex64 complex128 first"
-                    .to_owned(),
-            ),
+            )),
         }
+    }
+}
+
+impl std::fmt::Display for Type {
+    /// As numpy and torch have it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Type::Number(dtype) => match dtype {
+                DType::F64 => "float64",
+                DType::F32 => "float32",
+                DType::F16 => "float16",
+                DType::BF16 => "bfloat16",
+                DType::F8E4M3 => "float8_e4m3fn",
+                DType::F8E5M2 => "float8_e5m2",
+                integer => integer.name(),
+            },
+            Type::Bool => "bool",
+            Type::Complex(DType::F64) => "complex128",
+            Type::Complex(_) => "complex64",
+            Type::Other(_, name) => name,
+        })
     }
 }

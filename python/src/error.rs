@@ -111,6 +111,12 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
     )
 }
 
+/// As [`raise`], with the operation's name where the error does not tell it.
+pub fn raise_in(py: Python<'_>, operation: &str, mut error: Error) -> PyErr {
+    error.operation.get_or_insert_with(|| operation.to_owned());
+    raise(py, &error)
+}
+
 /// An argument that this package refuses, at this rank in this operation.
 pub fn invalid(py: Python<'_>, rank: usize, operation: &str, why: &str) -> PyErr {
     let text = format!("rank {rank}: {operation}: {why}");

@@ -5,7 +5,7 @@ use crate::{
     api,
     buffer::{Keep, Place, resolve},
     call::Order,
-    error::{closed, invalid, raise},
+    error::{closed, invalid, raise, raise_in},
     keep::sweep,
     pending::Pending,
 };
@@ -65,7 +65,7 @@ impl Inner {
         // SAFETY: `build` made the call fit, and the caller holds the arguments and we the rest until this returns.
         let result = py.detach(|| unsafe { comm.run(call) });
         sweep(py);
-        result.map_err(|error| raise(py, &error))
+        result.map_err(|error| raise_in(py, order.name.text(), error))
     }
 
     /// Starts a call.
@@ -88,7 +88,7 @@ impl Inner {
         );
         // SAFETY: `build` made the call fit, and `Pending` keeps the references until it has ended.
         let pending = unsafe { comm.start(call) };
-        Ok(Pending::new(pending, self.clone(), keep))
+        Ok(Pending::new(pending, self.clone(), order.name.text(), keep))
     }
 
     /// Starts to send to a rank, or to receive from it.
@@ -96,7 +96,7 @@ impl Inner {
         self: &Arc<Inner>,
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
-        (other, tag): (usize, u64),
+        (other, tag): (i64, i64),
         sends: bool,
     ) -> PyResult<Pending> {
         sweep(py);
@@ -110,10 +110,14 @@ impl Inner {
         };
         let mut keep = Keep::new();
         let view = resolve(buffer, place, &mut keep)?;
-        if other >= self.size {
-            let why = format!("rank {other} in a group of {} ranks", self.size);
-            return Err(invalid(py, self.rank, operation, &why));
-        }
+        let refuse = |why: String| Err(invalid(py, self.rank, operation, &why));
+        let other = match usize::try_from(other) {
+            Ok(other) if other < self.size => other,
+            _ => return refuse(format!("rank {other} in a group of {} ranks", self.size)),
+        };
+        let Ok(tag) = u64::try_from(tag) else {
+            return refuse(format!("tag {tag}; tags are whole numbers from 0 on"));
+        };
         if !sends && !view.writable {
             return Err(place.refuse(py, "is read-only; pass a writable copy"));
         }
@@ -128,7 +132,7 @@ impl Inner {
                 comm.start_recv(dtype, count, view.at, other, tag)
             }
         };
-        Ok(Pending::new(pending, self.clone(), keep))
+        Ok(Pending::new(pending, self.clone(), operation, keep))
     }
 
     /// Lets go of the communicator, which says goodbye when its last call has ended.

@@ -11,6 +11,7 @@ mod error;
 mod inner;
 mod keep;
 mod memory;
+mod names;
 mod pending;
 mod protocol;
 mod unique_id;

@@ -3,7 +3,7 @@
 
 use crate::{
     api,
-    error::{invalid, raise},
+    error::{invalid, raise_in},
     inner::Inner,
     keep::{Held, enter, sweep},
 };
@@ -19,6 +19,7 @@ pub struct Pending {
     pending: api::Pending,
     /// Nobody says goodbye while its call runs.
     group: Arc<Inner>,
+    operation: &'static str,
 }
 
 /// Signals are looked for this often.
@@ -33,12 +34,21 @@ pub fn seconds(py: Python<'_>, rank: usize, what: &str, seconds: f64) -> PyResul
 }
 
 impl Pending {
-    pub fn new(pending: api::Pending, group: Arc<Inner>, references: Vec<Py<PyAny>>) -> Pending {
+    pub fn new(
+        pending: api::Pending,
+        group: Arc<Inner>,
+        operation: &'static str,
+        references: Vec<Py<PyAny>>,
+    ) -> Pending {
         if !references.is_empty() {
             let held = Held::new(references);
             pending.then(move |_| drop(held));
         }
-        Pending { pending, group }
+        Pending {
+            pending,
+            group,
+            operation,
+        }
     }
 
     /// Waits, detached, until the call has ended or the time is over (`false`).
@@ -47,7 +57,9 @@ impl Pending {
         loop {
             if let Some(result) = result {
                 sweep(py);
-                return result.map(|()| true).map_err(|error| raise(py, &error));
+                return result
+                    .map(|()| true)
+                    .map_err(|error| raise_in(py, self.operation, error));
             }
             let left = until.map_or(SLICE, |u| u.saturating_duration_since(Instant::now()));
             if left.is_zero() {
@@ -84,7 +96,12 @@ impl Pending {
     /// The error of a call that has failed; None while it runs, or when it went well.
     fn error<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         match self.pending.result() {
-            Some(Err(error)) => Some(raise(py, &error).into_value(py).into_bound(py).into_any()),
+            Some(Err(error)) => Some(
+                raise_in(py, self.operation, error)
+                    .into_value(py)
+                    .into_bound(py)
+                    .into_any(),
+            ),
             _ => None,
         }
     }
@@ -92,9 +109,12 @@ impl Pending {
     /// Calls `callback(error)` when the call has ended, with None if it went well: on a thread of the library, or at once.
     fn then(&self, callback: Bound<'_, PyAny>) {
         let mut held = Held::new(vec![callback.unbind()]);
+        let operation = self.operation;
         self.pending.then(move |result| {
             enter(|py| {
-                let error = result.err().map(|error| raise(py, &error).into_value(py));
+                let error = result
+                    .err()
+                    .map(|error| raise_in(py, operation, error).into_value(py));
                 for callback in held.take(py) {
                     if let Err(failed) = callback.call1(py, (error.as_ref(),)) {
                         failed.write_unraisable(py, Some(callback.bind(py)));
