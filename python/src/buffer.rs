@@ -197,13 +197,18 @@ fn array(object: &Bound<'_, PyAny>, place: Place<'_>, keep: Option<&mut Keep>) -
     if about.two != 2 {
         return Err(place.refuse_type("has an array interface of an unknown version"));
     }
-    if about.flags & C_CONTIGUOUS == 0 {
+    let flags = match about.flags {
+        // Of records numpy clears all flags (all but one that it has not set).
+        0 => flags(object)?,
+        flags => flags,
+    };
+    if flags & C_CONTIGUOUS == 0 {
         return Err(place.refuse(
             py,
             "is not contiguous in C order; pass numpy.ascontiguousarray(x), and copy the result back",
         ));
     }
-    if about.flags & NOT_SWAPPED == 0 {
+    if flags & NOT_SWAPPED == 0 {
         return Err(place.refuse(
             py,
             "is not in this machine's byte order; pass x.astype(x.dtype.newbyteorder('='))",
@@ -223,12 +228,29 @@ fn array(object: &Bound<'_, PyAny>, place: Place<'_>, keep: Option<&mut Keep>) -
         count,
         of,
         // What the capsule owns may be a copy that is thrown away, as it is with numpy's scalars.
-        writable: about.flags & WRITABLE != 0 && keep.is_none(),
+        writable: flags & WRITABLE != 0 && keep.is_none(),
     };
     if let Some(keep) = keep {
         keep.push(capsule.unbind());
     }
     Ok(view)
+}
+
+/// The flags as attributes tell them.
+fn flags(object: &Bound<'_, PyAny>) -> PyResult<c_int> {
+    let py = object.py();
+    let flags = object.getattr(intern!(py, "flags"))?;
+    let native = object
+        .getattr(intern!(py, "dtype"))?
+        .getattr(intern!(py, "isnative"))?;
+    let bits = [
+        (flags.getattr(intern!(py, "c_contiguous"))?, C_CONTIGUOUS),
+        (flags.getattr(intern!(py, "writeable"))?, WRITABLE),
+        (native, NOT_SWAPPED),
+    ];
+    bits.into_iter().try_fold(0, |all, (is, bit)| {
+        Ok(all | if is.is_truthy()? { bit } else { 0 })
+    })
 }
 
 /// Types that the kind does not tell: those of `ml_dtypes` by name, and records, which are moved as they are unless they hold references.

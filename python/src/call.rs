@@ -3,13 +3,12 @@
 //! fitting counts, writable outputs, and either in place exactly or without overlap.
 
 use crate::{
-    api::{Block, Blocks, Collective, RawCall},
     buffer::{Keep, Place, View, resolve},
     dtype::Type,
     error::invalid,
     names::{Name, Share},
 };
-use hfreduce::{DType, ReduceOp};
+use hfreduce::{Block, Blocks, Collective, DType, RawCall, ReduceOp};
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,

@@ -2,9 +2,8 @@
 //! Knows no array library and holds no memory. Invariant: arguments are understood here, and everything is done by `inner`.
 
 use crate::{
-    api,
     call::Order,
-    error::raise,
+    error::{invalid, raise},
     inner::{Inner, Object, interruptible},
     keep::sweep,
     memory,
@@ -25,7 +24,7 @@ pub struct Communicator {
 }
 
 impl Communicator {
-    pub fn new(comm: api::Communicator) -> Communicator {
+    pub fn new(comm: hfreduce::Communicator) -> Communicator {
         Communicator {
             inner: Inner::new(comm),
         }
@@ -103,7 +102,7 @@ impl Communicator {
         connect_timeout: Option<f64>,
     ) -> PyResult<Communicator> {
         let config = Communicator::settings(py, Config::from_env(), timeout, connect_timeout)?;
-        interruptible(py, move || api::Communicator::connect(&config)).map(Communicator::new)
+        interruptible(py, move || hfreduce::Communicator::connect(&config)).map(Communicator::new)
     }
 
     /// Joins the group that meets at a UniqueId, whose bytes all ranks have.
@@ -118,9 +117,21 @@ impl Communicator {
         connect_timeout: Option<f64>,
     ) -> PyResult<Communicator> {
         let id = unique_id::parse(py, id)?;
-        let config = api::config_of_rank(rank, world);
+        let whole = |what: &str, number: i64, from: i64| match usize::try_from(number) {
+            Ok(whole) if number >= from => Ok(whole),
+            _ => {
+                let why = format!("{what} {number}; it is a whole number from {from} on");
+                Err(invalid(py, 0, "join", &why))
+            }
+        };
+        let (rank, world) = (whole("rank", rank, 0)?, whole("world", world, 1)?);
+        if rank >= world {
+            let why = format!("rank {rank} in a world of {world}");
+            return Err(invalid(py, rank, "join", &why));
+        }
+        let config = Config::of_rank(rank, world);
         let config = Communicator::settings(py, config, timeout, connect_timeout)?;
-        interruptible(py, move || api::Communicator::join(&id, &config)).map(Communicator::new)
+        interruptible(py, move || hfreduce::Communicator::join(&id, &config)).map(Communicator::new)
     }
 
     /// This process's rank.

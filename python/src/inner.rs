@@ -2,12 +2,12 @@
 //! meaning. Invariants: whatever blocks is detached from the interpreter; after `close`, and in a forked child, nothing is touched.
 
 use crate::{
-    api,
     buffer::{Keep, Place, resolve},
     call::Order,
     error::{closed, invalid, raise, raise_in},
-    keep::sweep,
+    keep::{in_callback, sweep},
     pending::Pending,
+    reducer,
 };
 use hfreduce::Error;
 use pyo3::prelude::*;
@@ -21,7 +21,9 @@ pub type Object<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 
 /// The library's communicator, until it is closed.
 pub struct Inner {
-    open: RwLock<Option<Arc<api::Communicator>>>,
+    open: RwLock<Option<Arc<hfreduce::Communicator>>>,
+    /// Reducers hold it too, and let go of it when it is closed.
+    reducers: Mutex<Vec<Weak<Mutex<Option<reducer::State>>>>>,
     pub rank: usize,
     pub size: usize,
     /// The process that made it; in a forked child there is nothing to say goodbye to.
@@ -32,11 +34,12 @@ pub struct Inner {
 static OPEN: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 
 impl Inner {
-    pub fn new(comm: api::Communicator) -> Arc<Inner> {
+    pub fn new(comm: hfreduce::Communicator) -> Arc<Inner> {
         let inner = Arc::new(Inner {
             rank: comm.rank(),
             size: comm.size(),
             open: RwLock::new(Some(Arc::new(comm))),
+            reducers: Mutex::default(),
             process: std::process::id(),
         });
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,7 +49,7 @@ impl Inner {
     }
 
     /// The lock is held for moments, by attached threads only.
-    pub fn get(&self, py: Python<'_>) -> PyResult<Arc<api::Communicator>> {
+    pub fn get(&self, py: Python<'_>) -> PyResult<Arc<hfreduce::Communicator>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         open.clone().ok_or_else(|| closed(py, self.rank))
     }
@@ -59,6 +62,10 @@ impl Inner {
         input: Object<'_, '_>,
         output: Object<'_, '_>,
     ) -> PyResult<()> {
+        if in_callback() {
+            let why = "called where it cannot wait, in a callback, on the thread that runs the calls; start it (async_op=True) instead";
+            return Err(invalid(py, self.rank, order.name.text(), why));
+        }
         let comm = self.get(py)?;
         let mut keep = Keep::new();
         let call = order.build(py, input, output, &mut keep)?;
@@ -135,6 +142,13 @@ impl Inner {
         Ok(Pending::new(pending, self.clone(), operation, keep))
     }
 
+    /// Makes a reducer known that uses the communicator.
+    pub fn hold(&self, reducer: &reducer::Shared) {
+        let mut reducers = self.reducers.lock().unwrap_or_else(PoisonError::into_inner);
+        reducers.retain(|weak| weak.strong_count() > 0);
+        reducers.push(Arc::downgrade(reducer));
+    }
+
     /// Lets go of the communicator, which says goodbye when its last call has ended.
     pub fn close(&self) {
         let taken = self
@@ -143,13 +157,18 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let Some(comm) = taken else { return };
-        if std::process::id() == self.process {
-            // Leaving may take a moment, in which other threads go on.
-            let mut comm = Some(comm);
-            Python::try_attach(|py| py.detach(|| drop(comm.take())));
-        } else {
+        if std::process::id() != self.process {
             std::mem::forget(comm);
+            return;
         }
+        let mut reducers = self.reducers.lock().unwrap_or_else(PoisonError::into_inner);
+        let reducers = std::mem::take(&mut *reducers);
+        for reducer in reducers.iter().filter_map(Weak::upgrade) {
+            reducer::take(&reducer);
+        }
+        // Leaving may take a moment, in which other threads go on.
+        let mut comm = Some(comm);
+        Python::try_attach(|py| py.detach(|| drop(comm.take())));
     }
 }
 

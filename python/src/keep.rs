@@ -5,6 +5,7 @@
 
 use pyo3::prelude::*;
 use std::{
+    cell::Cell,
     ptr,
     sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
     time::{Duration, Instant},
@@ -82,11 +83,23 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 /// Foreign threads that are in Python or on their way.
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// This thread is the library's and runs a callback, so that calls do not go on until it returns.
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether waiting for a call would be for ever.
+pub fn in_callback() -> bool {
+    IN_CALLBACK.get()
+}
+
 /// Runs `f` attached, from any thread; not at all once the interpreter ends.
 pub fn enter(f: impl FnOnce(Python<'_>)) {
     INSIDE.fetch_add(1, Ordering::SeqCst);
     if !ENDING.load(Ordering::SeqCst) {
+        let before = IN_CALLBACK.replace(true);
         Python::try_attach(f);
+        IN_CALLBACK.set(before);
     }
     INSIDE.fetch_sub(1, Ordering::SeqCst);
 }

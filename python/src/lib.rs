@@ -2,7 +2,6 @@
 //! one for each of the ways between Python's objects and the library's. Invariant: the interpreter's end closes every group and ends
 //! all callbacks first, so that no thread of the library meets a Python that is gone.
 
-mod api;
 mod buffer;
 mod call;
 mod communicator;
@@ -14,6 +13,7 @@ mod memory;
 mod names;
 mod pending;
 mod protocol;
+mod reducer;
 mod unique_id;
 
 use pyo3::prelude::*;
@@ -32,6 +32,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<communicator::Communicator>()?;
     module.add_class::<pending::Pending>()?;
     module.add_class::<unique_id::UniqueId>()?;
+    module.add_class::<reducer::Reducer>()?;
     memory::add_to(module)?;
     error::add_to(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

@@ -1,8 +1,8 @@
 //! The words of a call: collectives and operations by name, and which share of a call's data a rank has. Knows no buffer. Invariant: the
 //! names are the library's own; a string that was interned is found by its identity, which is what constants in programs are.
 
-use crate::{api::Collective, error::invalid};
-use hfreduce::ReduceOp;
+use crate::error::invalid;
+use hfreduce::{Collective, ReduceOp};
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyString};
 
 /// Which collective, before its root is known.

@@ -2,10 +2,9 @@
 //! Invariant: the buffers' references live until the call has ended, whoever drops what before.
 
 use crate::{
-    api,
     error::{invalid, raise_in},
     inner::Inner,
-    keep::{Held, enter, sweep},
+    keep::{Held, enter, in_callback, sweep},
 };
 use pyo3::{prelude::*, types::PyAny};
 use std::{
@@ -16,7 +15,7 @@ use std::{
 /// A call that was started.
 #[pyclass(frozen, module = "hfreduce")]
 pub struct Pending {
-    pending: api::Pending,
+    pending: hfreduce::Pending,
     /// Nobody says goodbye while its call runs.
     group: Arc<Inner>,
     operation: &'static str,
@@ -35,7 +34,7 @@ pub fn seconds(py: Python<'_>, rank: usize, what: &str, seconds: f64) -> PyResul
 
 impl Pending {
     pub fn new(
-        pending: api::Pending,
+        pending: hfreduce::Pending,
         group: Arc<Inner>,
         operation: &'static str,
         references: Vec<Py<PyAny>>,
@@ -64,6 +63,10 @@ impl Pending {
             let left = until.map_or(SLICE, |u| u.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return Ok(false);
+            }
+            if in_callback() {
+                let why = "waited for in a callback, on the thread that runs the calls, which would be for ever";
+                return Err(invalid(py, self.group.rank, self.operation, why));
             }
             result = py.detach(|| self.pending.wait_for(left.min(SLICE)));
             if result.is_none() {

@@ -1,6 +1,6 @@
 //! HFReduce's own shape for Python: named tensors, each handed over when it is ready, and one call that waits for all. Knows nothing of how
 //! they are reduced. Invariants: tensors and the fused destination are referenced until `synchronize` has returned; the lock is only
-//! taken detached, so that who waits for it does not hold up who has it.
+//! taken detached, so that nobody waits for it who holds up the one that has it.
 
 use crate::{
     buffer::{Keep, Place, View, resolve},
@@ -8,9 +8,10 @@ use crate::{
     dtype::Type,
     error::{closed, invalid, raise_in},
     inner::{Inner, Object},
+    keep::Held,
     names::{Name, operation},
 };
-use hfreduce::{DType, Error};
+use hfreduce::{DType, Error, Kind};
 use pyo3::{
     intern,
     prelude::*,
@@ -18,18 +19,33 @@ use pyo3::{
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The library's reducer, until its communicator is closed.
-pub type Shared = Arc<Mutex<Option<hfreduce::Reducer>>>;
+/// The library's reducer and what its running reductions use.
+pub struct State {
+    reducer: Option<hfreduce::Reducer>,
+    keep: Keep,
+    fused: Option<(Py<PyAny>, usize)>,
+}
+
+impl Drop for State {
+    /// May be detached.
+    fn drop(&mut self) {
+        // Waits until nothing is used any more.
+        self.reducer.take();
+        let mut keep = std::mem::take(&mut self.keep);
+        keep.extend(self.fused.take().map(|(object, _)| object));
+        drop(Held::new(keep));
+    }
+}
+
+/// It, until its communicator is closed.
+pub type Shared = Arc<Mutex<Option<State>>>;
 
 /// Named tensors of one type that are reduced over a group, each as soon as it is ready.
 #[pyclass(frozen, module = "hfreduce")]
 pub struct Reducer {
-    reducer: Shared,
+    state: Shared,
     group: Arc<Inner>,
     dtype: DType,
-    /// What the running reductions use.
-    keep: Mutex<Keep>,
-    fused: Mutex<Option<(Py<PyAny>, usize)>>,
 }
 
 fn named(py: Python<'_>, rank: usize, dtype: &Bound<'_, PyAny>) -> PyResult<DType> {
@@ -54,11 +70,15 @@ impl Reducer {
         &self,
         py: Python<'_>,
         operation: &'static str,
-        work: impl FnOnce(&mut hfreduce::Reducer) -> Result<T, Error> + Send,
+        work: impl FnOnce(&mut hfreduce::Reducer, &mut State) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
         let done = py.detach(|| {
-            let mut reducer = self.reducer.lock().unwrap_or_else(PoisonError::into_inner);
-            reducer.as_mut().map(work)
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let state = state.as_mut()?;
+            let mut reducer = state.reducer.take()?;
+            let done = work(&mut reducer, state);
+            state.reducer = Some(reducer);
+            Some(done)
         });
         done.ok_or_else(|| closed(py, self.group.rank))?
             .map_err(|error| raise_in(py, operation, error))
@@ -104,26 +124,28 @@ impl Reducer {
             None => DType::F32,
         };
         let op = operation(group.rank, Name::AllReduce, op, factor)?;
-        let reducer = hfreduce::Reducer::new(group.get(py)?, dtype, op);
-        let reducer = Arc::new(Mutex::new(Some(reducer)));
-        group.hold(&reducer);
+        let state = State {
+            reducer: Some(hfreduce::Reducer::new(group.get(py)?, dtype, op)),
+            keep: Keep::new(),
+            fused: None,
+        };
+        let state = Arc::new(Mutex::new(Some(state)));
+        group.hold(&state);
         Ok(Reducer {
-            reducer,
+            state,
             group,
             dtype,
-            keep: Mutex::default(),
-            fused: Mutex::default(),
         })
     }
 
     /// Makes a tensor of `count` elements known. All ranks register the same tensors in the same order.
     fn register(&self, py: Python<'_>, name: &str, count: usize) -> PyResult<()> {
-        self.with(py, "register", |r| r.register(name, count))
+        self.with(py, "register", |r, _| r.register(name, count))
     }
 
     /// Elements of all registered tensors.
     fn total(&self, py: Python<'_>) -> PyResult<usize> {
-        self.with(py, "total", |r| Ok(r.total()))
+        self.with(py, "total", |r, _| Ok(r.total()))
     }
 
     /// Results go into this buffer, tensor behind tensor in the order of registration; with None each stays in place.
@@ -144,78 +166,74 @@ impl Reducer {
                 Some((view, object))
             }
         };
-        // As a number: an address is not for other threads, and the closure might be.
-        let at = fused.as_ref().map_or(0, |(view, _)| view.at.addr());
-        self.with(py, OPERATION, move |r| {
-            // SAFETY: the destination is referenced here until another takes its place, or the reducer's last reduction has ended.
-            unsafe { r.set_fused_destination(at as *mut u8) };
+        let (at, fused) = match fused {
+            None => (0, None),
+            Some((view, object)) => (view.at.addr(), Some((object, view.count))),
+        };
+        self.with(py, OPERATION, move |reducer, state| {
+            // SAFETY: the destination is referenced in the state until the last reduction into it has ended.
+            unsafe { reducer.set_fused_destination(at as *mut u8) };
+            let before = std::mem::replace(&mut state.fused, fused);
+            state.keep.extend(before.map(|(object, _)| object));
             Ok(())
-        })?;
-        let mut held = self.fused.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *held, fused.map(|(view, object)| (object, view.count)));
-        drop(held);
-        // Reductions that run may still write there.
-        let mut keep = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
-        keep.extend(before.map(|(object, _)| object));
-        Ok(())
+        })
     }
 
     /// Hands a tensor over; returns at once. It must be left alone until `synchronize` has returned.
-    fn async_reduce(
-        &self,
-        py: Python<'_>,
-        name: &str,
-        tensor: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
+    fn async_reduce(&self, py: Python<'_>, name: &str, tensor: &Bound<'_, PyAny>) -> PyResult<()> {
         const OPERATION: &str = "async_reduce";
         let mut keep = vec![tensor.clone().unbind()];
         let view = self.view(tensor, OPERATION, &mut keep)?;
-        let room = self
-            .fused
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(|(_, count)| *count);
-        let refuse = |why: &str| Err(invalid(py, self.group.rank, OPERATION, why));
-        if room.is_none() && !view.writable {
-            return refuse("the tensor is read-only, and there is no fused destination");
-        }
-        let at = view.at.addr();
-        let total = self.total(py)?;
-        if room.is_some_and(|room| room < total) {
-            return refuse(&format!(
-                "the fused destination has {} elements, and all tensors {total}",
-                room.unwrap_or(0)
-            ));
-        }
-        let held = || self.keep.lock().unwrap_or_else(PoisonError::into_inner);
-        held().append(&mut keep);
-        self.with(py, OPERATION, move |r| {
-            // SAFETY: referenced in `keep` until `synchronize` has returned, or the reducer's last reduction has ended.
-            unsafe { r.reduce(name, at as *mut u8, view.count) }
+        let (rank, at) = (self.group.rank, view.at.addr());
+        self.with(py, OPERATION, move |reducer, state| {
+            let (total, room) = (reducer.total(), state.fused.as_ref().map(|f| f.1));
+            let refuse = |cause: String, remedy: &str| {
+                let error = Error::new(Kind::InvalidArgument, cause, remedy);
+                Err(Error {
+                    rank: Some(rank),
+                    ..error
+                })
+            };
+            match room {
+                Some(room) if room < total => refuse(
+                    format!("the fused destination has {room} elements, and all tensors {total}"),
+                    "pass one that holds total() elements",
+                ),
+                None if !view.writable => refuse(
+                    "the tensor is read-only, and results stay in place".to_owned(),
+                    "set a fused destination, or pass a writable tensor",
+                ),
+                _ => {
+                    // SAFETY: referenced in the state until `synchronize` has returned.
+                    unsafe { reducer.reduce(name, at as *mut u8, view.count) }?;
+                    state.keep.append(&mut keep);
+                    Ok(())
+                }
+            }
         })
     }
 
     /// Waits for all tensors that were handed over; returns their names in that order.
     fn synchronize(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        let names = self.with(py, "synchronize", hfreduce::Reducer::synchronize);
-        let mut keep = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = std::mem::take(&mut *keep);
-        // Whoever is referenced no more may run code of its own.
-        drop(keep);
-        drop(ended);
-        names
+        let mut ended = Keep::new();
+        let taken = &mut ended;
+        self.with(py, "synchronize", move |reducer, state| {
+            let names = reducer.synchronize();
+            *taken = std::mem::take(&mut state.keep);
+            names
+        })
     }
 }
 
 impl Drop for Reducer {
     /// Waits, detached, until nothing uses the tensors any more.
     fn drop(&mut self) {
-        Python::try_attach(|py| {
-            py.detach(|| {
-                let mut reducer = self.reducer.lock().unwrap_or_else(PoisonError::into_inner);
-                reducer.take();
-            });
-        });
+        take(&self.state);
     }
+}
+
+/// Ends a reducer's work, detached.
+pub fn take(state: &Shared) {
+    let take = || state.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Python::try_attach(|py| py.detach(|| drop(take())));
 }

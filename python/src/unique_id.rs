@@ -1,18 +1,18 @@
 //! Where a group meets, as bytes that the program hands from one rank to the others by its own means. Knows no communicator.
 //! Invariant: whoever holds the bytes may join, so they are never printed.
 
-use crate::{api, error::raise};
+use crate::error::raise;
 use hfreduce::{Error, Kind};
 use pyo3::{prelude::*, types::PyBytes};
 
 /// Where a group meets, and its secret: made by one rank, known to all.
 #[pyclass(frozen, module = "hfreduce")]
-pub struct UniqueId(api::UniqueId);
+pub struct UniqueId(hfreduce::UniqueId);
 
 /// The id that these bytes are.
-pub fn parse(py: Python<'_>, bytes: &[u8]) -> PyResult<api::UniqueId> {
+pub fn parse(py: Python<'_>, bytes: &[u8]) -> PyResult<hfreduce::UniqueId> {
     let parsed = match bytes.try_into() {
-        Ok(bytes) => api::UniqueId::from_bytes(bytes),
+        Ok(bytes) => hfreduce::UniqueId::from_bytes(bytes),
         Err(_) => Err(Error::new(
             Kind::InvalidArgument,
             format!("a unique id of {} bytes", bytes.len()),
@@ -29,8 +29,8 @@ impl UniqueId {
     #[pyo3(signature = (near=None))]
     fn create(py: Python<'_>, near: Option<String>) -> PyResult<UniqueId> {
         let made = py.detach(|| match &near {
-            Some(host) => api::UniqueId::create_near(host),
-            None => api::UniqueId::create(),
+            Some(host) => hfreduce::UniqueId::create_near(host),
+            None => hfreduce::UniqueId::create(),
         });
         made.map(UniqueId).map_err(|error| raise(py, &error))
     }
