@@ -25,6 +25,8 @@ use std::{
 
 /// Slots of a channel, virtual: one plan for two ranks needs less.
 const SLOTS: usize = 64 << 20;
+/// Making the group takes milliseconds once both ends are there.
+const JOIN: Duration = Duration::from_secs(20);
 /// Whoever waits for the other end looks for a verdict this often.
 const SLICE: Duration = Duration::from_millis(250);
 
@@ -110,6 +112,11 @@ impl Channel {
                 .replace("rank \u{0}", &format!("rank {to}"));
         }
         (error.rank, error.peer, error.node) = (name(error.rank), name(error.peer), None);
+        self.name(error)
+    }
+
+    /// With the message's name, as this rank sees it.
+    fn name(&self, mut error: Error) -> Error {
         let what = if self.sends { "send to" } else { "recv from" };
         let other = self.ends[usize::from(self.sends)];
         let message = error.operation.map_or(String::new(), |o| format!(": {o}"));
@@ -160,7 +167,14 @@ impl Channel {
                 self.state().comm = Some(comm.clone());
                 Ok(comm)
             }
-            Err(error) => Err(self.translate(error)),
+            Err(mut error) => {
+                // Said in the words of the whole group, but for this rank's own number.
+                if error.kind == Kind::Start || error.kind == Kind::Memory {
+                    error.rank = Some(self.ends[self.config.rank]);
+                    error.node = None;
+                }
+                Err(self.name(error))
+            }
         };
         while let Some(Message { call, pending }) = self.next() {
             let result = match &comm {
@@ -213,6 +227,7 @@ impl Communicator {
             config.slots = SLOTS;
             config.heap = Some(0);
             config.algorithm = None;
+            config.connect_timeout = config.connect_timeout.min(JOIN);
             let me = self.rank();
             Arc::new(Channel {
                 ends: if sends { [me, other] } else { [other, me] },

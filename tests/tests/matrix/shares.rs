@@ -272,10 +272,14 @@ fn messages_that_do_not_match_fail_at_both_ends_in_the_words_of_the_group() {
         &[4],
         Wire::Auto,
         |_| (),
-        |comm| match comm.rank() {
-            1 => Some(comm.send(&[1i64, 2, 3], 3).expect_err("of another length")),
-            3 => Some(comm.recv(&mut [0i64; 4], 1).expect_err("of another length")),
-            _ => None,
+        |comm| {
+            let error = match comm.rank() {
+                1 => comm.send(&[1i64, 2, 3], 3).err(),
+                3 => comm.recv(&mut [0i64; 4], 1).err(),
+                _ => None,
+            };
+            comm.barrier().expect("the group itself has not failed");
+            error
         },
     );
     let (sender, receiver) = (errors[1].as_ref().unwrap(), errors[3].as_ref().unwrap());
@@ -306,19 +310,15 @@ fn a_message_nobody_takes_fails_when_the_time_is_up_or_the_group_is_closed() {
     let short =
         |config: &mut hfreduce::Config| config.timeout = std::time::Duration::from_millis(700);
     ranks(&[2], Wire::Auto, short, |comm| {
-        if comm.rank() == 0 {
-            let error = comm.send(&[1i64], 1).expect_err("nobody receives");
-            assert_eq!(error.kind, Kind::Timeout, "{error}");
-            assert!(
-                error
-                    .to_string()
-                    .contains("send to rank 1: no matching recv"),
-                "{error}"
-            );
-            let data = [5i64];
-            let pending = start_send(&comm, &data, 1, 0);
-            assert!(pending.wait().is_err(), "the channel has failed for good");
-        }
+        // Both send: as neither receives, neither message finds its match.
+        let other = 1 - comm.rank();
+        let error = comm.send(&[1i64], other).expect_err("nobody receives");
+        assert_eq!(error.kind, Kind::Timeout, "{error}");
+        let text = format!("send to rank {other}: no matching recv");
+        assert!(error.to_string().contains(&text), "{error}");
+        let data = [5i64];
+        let pending = start_send(&comm, &data, other, 0);
+        assert!(pending.wait().is_err(), "the channel has failed for good");
         comm.barrier().expect("the group itself has not failed");
     });
     ranks(
