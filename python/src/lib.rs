@@ -15,6 +15,7 @@ mod pending;
 mod protocol;
 mod reducer;
 mod unique_id;
+mod world;
 
 use pyo3::prelude::*;
 
@@ -23,6 +24,7 @@ use pyo3::prelude::*;
 fn _end(py: Python<'_>, process: u32) {
     if std::process::id() == process {
         inner::close_all();
+        py.detach(world::leave);
         keep::end(py);
     }
 }
