@@ -23,6 +23,7 @@ use pyo3::prelude::*;
 #[pyfunction]
 fn _end(py: Python<'_>, process: u32) {
     if std::process::id() == process {
+        py.detach(world::farewell);
         inner::close_all();
         py.detach(world::leave);
         keep::end(py);

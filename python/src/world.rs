@@ -1,9 +1,13 @@
 //! The job that the environment describes. Its one meeting place serves one group, so the first `init` makes a group that is kept to the
 //! process's end and only passes on where the groups meet that programs get: as many as they like, one after the other or at once.
-//! Knows no Python. Invariant: that group's calls are made by `init` alone, so all ranks that call it as often agree.
+//! Knows no Python. Invariant: that group's calls are made by `init` and at the process's end alone, so
+//! all ranks that call it as often agree.
 
-use hfreduce::{Communicator, Config, Error, Kind, UniqueId};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use hfreduce::{Collective, Communicator, Config, DType, Error, Kind, RawCall, ReduceOp, UniqueId};
+use std::{
+    sync::{Mutex, PoisonError, TryLockError},
+    time::Duration,
+};
 
 static WORLD: Mutex<Option<Communicator>> = Mutex::new(None);
 
@@ -54,6 +58,28 @@ fn create(config: &Config) -> Result<UniqueId, Error> {
         Some((host, _)) => UniqueId::create_near(host.trim_matches(['[', ']'])),
         None => UniqueId::create(),
     }
+}
+
+/// How long a process that ends waits for the others: the groups of a job meet in rank 0's process, also those without rank 0.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Waits a moment until all ranks of the job are about to end. Whoever comes later finds the others gone, which is its own affair.
+pub fn farewell() {
+    let Ok(world) = WORLD.try_lock() else { return };
+    let Some(group) = world.as_ref() else { return };
+    let nothing = RawCall {
+        collective: Collective::Barrier,
+        dtype: DType::U8,
+        op: ReduceOp::Sum,
+        count: 0,
+        input: std::ptr::null(),
+        output: std::ptr::null_mut(),
+        blocks: None,
+    };
+    // SAFETY: a barrier touches no memory.
+    let all = unsafe { group.start(nothing) };
+    // A failure says that somebody is gone already.
+    let _ = all.wait_for(FAREWELL);
 }
 
 /// Lets go of the job's group, unless somebody is joining.

@@ -122,10 +122,6 @@ def released() -> int:
 
 
 def test_blocking_calls_release_the_interpreter() -> None:
-    assert all(n > 0 for n in values(job(released, 2)))
-
-
-def test_blocking_calls_release_the_interpreter_for_long() -> None:
     # With the lock held the thread would count once or twice.
     assert values(job(released, 2))[0] > 20
 
