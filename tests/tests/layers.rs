@@ -422,13 +422,15 @@ fn programs_tests_and_examples_stand_on_the_library_and_not_in_it() {
             assert!(!reaches, "{} reaches into other sources", source.path);
         }
     }
-    for source in below(&sources, "examples/") {
-        for other in ["hfr_transport", "hfr_topology"] {
-            assert!(
-                !source.has(other),
-                "{} uses {other}; users have hfreduce alone",
-                source.path
-            );
+    for folder in ["examples/", "c/src/", "python/src/"] {
+        for source in below(&sources, folder) {
+            for other in ["hfr_transport", "hfr_topology"] {
+                let path = &source.path;
+                assert!(
+                    !source.has(other),
+                    "{path} uses {other}; users have hfreduce alone"
+                );
+            }
         }
     }
 }
