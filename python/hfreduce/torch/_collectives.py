@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any, List, Optional, Sequence, Union
 
 import torch
-from torch.distributed import (
+from torch._C._distributed_c10d import (
     AllgatherOptions,
+    AllreduceCoalescedOptions,
     AllreduceOptions,
     AllToAllOptions,
     BarrierOptions,
@@ -99,7 +100,7 @@ class Collectives(Lifecycle):
         return self._call("all_reduce", opts, tensors, tensor, tensor, op=op, factor=factor)
 
     def allreduce_coalesced(self, tensors: Tensors, opts: Any = None) -> Optional[Work]:
-        opts = _options(AllreduceOptions, opts)
+        opts = _options(AllreduceCoalescedOptions, opts)
         op, factor = reduction(opts.reduceOp)
         reals = [as_real(tensor, op, "all_reduce") if tensor.is_complex() else tensor for tensor in tensors]
         return self._call_each("all_reduce", opts, tensors, reals, reals, op=op, factor=factor)
