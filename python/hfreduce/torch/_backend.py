@@ -41,10 +41,6 @@ class HfrProcessGroup(Collectives, ProcessGroup):
         self._name: str = options.group_id
         self._begin(meet(options), options)
 
-    # Torch asks the group for its backend before it coalesces or allocates, and reads this.
-    supports_coalescing = False
-    supports_splitting = False
-
     @property
     def group_name(self) -> str:
         return self._name

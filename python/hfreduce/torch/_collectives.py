@@ -209,10 +209,14 @@ class Collectives(Lifecycle):
 
     def send(self, tensors: Tensors, to: int, tag: int = 0) -> Work:
         tensor = _one(tensors, "send")
+        if to == self.communicator.rank:
+            return self._work("send", [self._itself.send(tensor, tag)], tensors)
         return self._work("send", [self.communicator.send_start(tensor, to, tag)], tensors)
 
     def recv(self, tensors: Tensors, source: int, tag: int = 0) -> Work:
         tensor = _one(tensors, "recv")
+        if source == self.communicator.rank:
+            return self._work("recv", [self._itself.receive(tensor, tag)], tensors, source)
         return self._work("recv", [self.communicator.recv_start(tensor, source, tag)], tensors, source)
 
     def recv_anysource(self, tensors: Tensors, tag: int = 0) -> Work:

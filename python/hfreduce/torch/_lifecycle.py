@@ -13,6 +13,7 @@ import torch
 from torch._C._distributed_c10d import ErrorType
 
 from .._native import Communicator, Pending
+from ._itself import Itself
 from ._memory import allocate
 from ._monitored import monitored_barrier
 from ._ops import seconds
@@ -31,6 +32,16 @@ class Lifecycle:
         self._timeout: timedelta = options.timeout
         self._monitored = 0
         self._batch: Optional[List[Pending]] = None
+        self._itself = Itself(communicator.rank)
+
+    # Torch asks a backend (or the group in its place) for all of these; one that is not answered here sends its C++ in circles.
+    supports_coalescing = False
+    supports_splitting = False
+    supports_shrinking = False
+    supports_reconfigure = False
+    supports_window = False
+    _supports_time_estimate = False
+    supports_time_estimate = False
 
     def getBackendName(self) -> str:
         return "hfr"
@@ -55,9 +66,11 @@ class Lifecycle:
     _set_default_timeout = set_timeout
 
     def abort(self) -> None:
+        self._itself.close()
         self.communicator.abort(f"rank {self.communicator.rank} aborted the process group")
 
     def shutdown(self) -> None:
+        self._itself.close()
         self.communicator.close()
 
     def get_error(self) -> ErrorType:

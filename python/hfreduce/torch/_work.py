@@ -8,12 +8,14 @@ an operation has ended, so a Work may be dropped at any time.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, List, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence, Union
 
 import torch
 from torch._C._distributed_c10d import Work as TorchWork
 from torch.futures import Future
 
+from .._native import when_ended
+from ._itself import Message
 from ._ops import seconds
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class Work(TorchWork):
     """Operations of one group that were started together; complete when all of them are."""
 
     def __init__(
-        self, group: "Collectives", operation: str, pending: Sequence["Pending"], tensors: List[torch.Tensor], source: int = -1
+        self, group: "Collectives", operation: str, pending: Sequence[Union["Pending", Message]], tensors: List[torch.Tensor], source: int = -1
     ) -> None:
         super().__init__()
         self._group = group
@@ -72,18 +74,20 @@ class Work(TorchWork):
         if self._future is None:
             ended: Future = Future()
             self._future = ended.then(self._outcome)
-            self._when_ended(0, ended)
+            messages = [pending for pending in self._pending if isinstance(pending, Message)]
+            _after(messages, [pending for pending in self._pending if not isinstance(pending, Message)], ended)
         return self._future
-
-    def _when_ended(self, index: int, ended: Future) -> None:
-        """Completes `ended` once all operations from `index` on have ended, well or not."""
-        if index == len(self._pending):
-            ended.set_result(None)
-        else:
-            self._pending[index].then(lambda _error: self._when_ended(index + 1, ended))
 
     def _outcome(self, _ended: Future) -> List[torch.Tensor]:
         error = self.exception()
         if error is not None:
             raise error
         return self._tensors
+
+
+def _after(messages: List[Message], pending: List["Pending"], ended: Future) -> None:
+    """Completes `ended` when all of them have ended, well or not."""
+    if messages:
+        messages[0].then(lambda: _after(messages[1:], pending, ended))
+    else:
+        when_ended(pending, ended.set_result)

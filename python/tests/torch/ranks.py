@@ -63,7 +63,7 @@ def play(
         ours, theirs = context.Pipe(duplex=False)
         extra = {**(env or {}), **(env_of(rank) if env_of else {})}
         place = Place(rank, world, store.port, seconds, extra, backend, timeout)
-        process = context.Process(target=_rank, args=(place, theirs, init, act, args), daemon=True)
+        process = context.Process(target=_rank, args=(place, theirs, init, act, args))
         process.start()
         theirs.close()
         processes.append(process)

@@ -7,7 +7,7 @@ import torch.distributed._functional_collectives as functional
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from ranks import numbers, play, same
+from ranks import BACKEND, numbers, play, same
 
 
 def collectives(rank: int, world: int) -> None:
@@ -80,7 +80,7 @@ def methods(rank: int, world: int) -> None:
     same(out, total)
     group.barrier().wait()
     assert group.rank() == rank and group.size() == world
-    assert dist.get_backend() in (group.name(), "gloo")
+    assert dist.get_backend(group) == BACKEND
 
 
 def debugged(rank: int, world: int) -> None:
