@@ -164,10 +164,12 @@ fn places(config: &Config, world: usize, local_size: usize) -> (Arena, (usize, u
     let slots = board + Board::bytes(COUNTERS);
     let slot_bytes = config.slots.next_multiple_of(4096);
     let heap = slots + slot_bytes;
-    // As much address space per rank as the machine has memory: more can never be registered.
+    // As much address space per node as the machine has memory, in equal parts: more can never be registered, and a process with many groups
+    // must not run out of addresses.
     let pages = rustix::system::sysinfo();
     let ram = pages.totalram as usize * pages.mem_unit.max(1) as usize;
-    let each = config.heap.unwrap_or(ram).next_multiple_of(1 << 21);
+    let each = config.heap.unwrap_or(ram.div_ceil(local_size));
+    let each = each.next_multiple_of(1 << 21);
     let arena = Arena {
         board,
         counters: COUNTERS,
@@ -227,11 +229,15 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         rank,
         world,
         shared.clone(),
-        (rank == 0).then_some(judge),
+        Some(judge),
         deadline,
     )
     .map_err(|e| start(e, "").at(rank, node))?;
     watch(&control, &hellos, &shape, rank, node);
+    let (host, pid) = control.monitor();
+    let arbiter = hellos
+        .iter()
+        .position(|h| h.pid == pid && h.host.starts_with(host));
     gather("joined", b"")?;
     let sharing = hellos.iter().filter(|h| h.host == hello.host).count();
     // Nodes emulated on one host share its cores; rank 0's count serves all, so that all choose alike.
@@ -248,6 +254,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
             store,
             name: name.to_owned(),
             control,
+            arbiter,
             peers,
         }),
         segment.clone(),
