@@ -72,7 +72,9 @@ class Collectives(Lifecycle):
             return None
         return work
 
-    def _call_each(self, operation: str, options: Any, tensors: Tensors, inputs: Sequence[Any], outputs: Sequence[Any], **how: Any) -> Optional[Work]:
+    def _call_each(
+        self, operation: str, options: Any, tensors: Tensors, inputs: Sequence[Any], outputs: Sequence[Any], **how: Any
+    ) -> Optional[Work]:
         """One operation for each pair, started together, so that they run in each other's shadow."""
         if len(inputs) != len(outputs):
             raise ValueError(f"{operation}: {len(inputs)} inputs for {len(outputs)} outputs; give one output for each input")
@@ -191,10 +193,14 @@ class Collectives(Lifecycle):
         size, rows = self.communicator.size, tensor.shape[0] if tensor.dim() else 0
         if not sizes:
             if rows % size:
-                raise ValueError(f"all_to_all: {rows} rows of the {role} cannot be split evenly over {size} ranks; give {role}_split_sizes")
+                raise ValueError(
+                    f"all_to_all: {rows} rows of the {role} cannot be split evenly over {size} ranks; give {role}_split_sizes"
+                )
             sizes = [rows // size] * size
         if len(sizes) != size or sum(sizes) != rows:
-            raise ValueError(f"all_to_all: {role}_split_sizes are {sizes} for {rows} rows and {size} ranks; give one per rank, adding up to all rows")
+            raise ValueError(
+                f"all_to_all: {role}_split_sizes are {sizes} for {rows} rows and {size} ranks; give one per rank, adding up to all rows"
+            )
         return tensor.split(sizes)
 
     def barrier(self, opts: Any = None) -> Optional[Work]:
