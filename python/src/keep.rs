@@ -93,13 +93,18 @@ pub fn in_callback() -> bool {
     IN_CALLBACK.get()
 }
 
-/// Runs `f` attached, from any thread; not at all once the interpreter ends.
+/// Runs `f` attached, on a thread that runs calls; not at all once the interpreter ends.
 pub fn enter(f: impl FnOnce(Python<'_>)) {
+    let before = IN_CALLBACK.replace(true);
+    visit(f);
+    IN_CALLBACK.set(before);
+}
+
+/// Runs `f` attached, on a thread that may wait for calls; not at all once the interpreter ends.
+pub fn visit(f: impl FnOnce(Python<'_>)) {
     INSIDE.fetch_add(1, Ordering::SeqCst);
     if !ENDING.load(Ordering::SeqCst) {
-        let before = IN_CALLBACK.replace(true);
         Python::try_attach(f);
-        IN_CALLBACK.set(before);
     }
     INSIDE.fetch_sub(1, Ordering::SeqCst);
 }

@@ -15,7 +15,7 @@ use std::{
 /// A call that was started.
 #[pyclass(frozen, module = "hfreduce")]
 pub struct Pending {
-    pending: hfreduce::Pending,
+    pub pending: hfreduce::Pending,
     /// Nobody says goodbye while its call runs.
     group: Arc<Inner>,
     operation: &'static str,
