@@ -42,7 +42,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 @pytest.fixture(scope="session")
 def short_text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A text of so few windows that an epoch of two ranks is seven steps."""
+    """A text of so few windows that an epoch of two ranks is five steps."""
     path = tmp_path_factory.mktemp("text") / "short.txt"
-    path.write_bytes(pathlib.Path(os.__file__).read_bytes()[:4_000])
+    path.write_bytes(pathlib.Path(os.__file__).read_bytes()[:3_000])
     return str(path)
