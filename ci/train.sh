@@ -22,7 +22,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 if [ "$backend" = hfr ]; then
     needs maturin "maturin>=1.9,<2"
-    "$python" -m maturin build --quiet --release --manifest-path python/Cargo.toml --out "$scratch"
+    "$python" -m maturin build --quiet --release --locked --manifest-path python/Cargo.toml --interpreter "$python" --out "$scratch"
     # Beside the environment and not in it: other versions of the library may be tried with it at the same time.
     "$python" -m pip install --quiet --no-deps --target "$scratch/site" "$scratch"/*.whl
     export PYTHONPATH=$scratch/site

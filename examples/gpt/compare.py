@@ -34,8 +34,8 @@ def run(args: argparse.Namespace, log: job.Log) -> None:
     dealer = text.Dealer(learnt, batch=args.batch, workers=args.workers, rank=rank, world=world, seed=args.seed)
     batches = dealer.batches(lambda epoch: log.write(epoch=epoch, **job.held()))
     times, losses = turns(args, replicas, batches)
-    for step, (of_step, loss) in enumerate(zip(times, losses, strict=True)):
-        log.write(step=step, loss=loss, seconds=of_step)
+    for step, (seconds, means) in enumerate(zip(times, losses, strict=True)):
+        log.write(step=step, loss=means, seconds=seconds)
     # The first block warms up: torch makes DDP's buckets anew after the first step, and the library connects.
     slowest = worst_of_ranks(times)[BLOCK:]
     show(args, names, slowest)
@@ -76,8 +76,9 @@ def worst_of_ranks(times: list[list[float]]) -> list[list[float]]:
 
 def show(args: argparse.Namespace, names: list[str], times: list[list[float]]) -> None:
     tokens = args.batch * args.context * dist.get_world_size()
+    weights = strategies.count(job.sizes(args)) / 1e6
     job.say(
-        f"{args.strategy}, {strategies.count(job.sizes(args)) / 1e6:.2f} million weights, {dist.get_world_size()} ranks, {tokens} tokens a step,"
+        f"{args.strategy}, {weights:.2f} million weights, {dist.get_world_size()} ranks, {tokens} tokens a step,"
         f" {len(times)} steps each in blocks of {BLOCK}"
     )
     job.say(f"{'backend':<10}{'step ms':>10}{'quartiles':>20}{'tokens/s':>12}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pathlib
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -50,7 +50,8 @@ def split(text: bytes, context: int) -> tuple[Windows, Windows]:
 def loader(windows: Windows, batch: int, workers: int, **more: object) -> DataLoader[torch.Tensor]:
     """A DataLoader whose workers are forked: that is what trainers do, and what a library with threads and shared memory must bear."""
     context = "fork" if workers else None
-    return DataLoader(windows, batch, num_workers=workers, multiprocessing_context=context, drop_last=True, **more)  # type: ignore[arg-type]
+    settings = {"num_workers": workers, "multiprocessing_context": context, "drop_last": True, **more}
+    return DataLoader(windows, batch, **settings)  # type: ignore[arg-type]
 
 
 class Dealer:
@@ -62,7 +63,7 @@ class Dealer:
         if len(self.loader) == 0:
             raise SystemExit(f"the text has {len(windows)} windows, too few for {world} ranks with batches of {batch}")
 
-    def batches(self, after_epoch: Callable[[int], None]) -> Iterator[torch.Tensor]:
+    def batches(self, after_epoch: Callable[[int], None]) -> Generator[torch.Tensor, None, None]:
         epoch = 0
         while True:
             self.sampler.set_epoch(epoch)

@@ -23,7 +23,7 @@ import text
 def main() -> None:
     parser = job.options("Trains a small GPT over real text, data parallel. Start it with torchrun.")
     parser.add_argument("--strategy", choices=strategies.STRATEGIES, default="ddp")
-    parser.add_argument("--compare", action="store_true", help="step one replica over --backend and one over gloo in turn, and print both step times")
+    parser.add_argument("--compare", action="store_true", help="time steps over --backend and over gloo, in turn")
     args = parser.parse_args()
     # With --compare both groups are made on equal terms, beside a default group that serves only to hand out their addresses.
     job.need(args.backend)

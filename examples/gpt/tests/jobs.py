@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent
 LIMIT = 120
@@ -75,12 +75,12 @@ def call(command: list[str], **environment: str) -> tuple[int, str]:
             output, _ = process.communicate()
             raise AssertionError(f"{' '.join(command)} took more than {LIMIT} s:\n{output}") from None
     try:
-        left = wait_for_end(mark)
+        left = still(lambda: processes(mark))
     finally:
         kill(mark)
     assert not left, f"{' '.join(command)} left processes behind: {left}"
-    orphans = (shared_files() - before) - used_files()
-    assert not orphans, f"{' '.join(command)} left files in {SHARED}: {sorted(orphans)}"
+    orphans = still(lambda: orphaned(before))
+    assert not orphans, f"{' '.join(command)} left files in {SHARED}: {orphans}"
     return process.returncode, output
 
 
@@ -99,10 +99,10 @@ def processes(mark: str) -> dict[int, str]:
     return found
 
 
-def wait_for_end(mark: str) -> dict[int, str]:
-    """Who is still there a little after the job has ended: what torchrun started ends on its own account."""
+def still(look: Callable[[], Collection[object]]) -> Collection[object]:
+    """What is still seen a little later, too: processes end in their own time, and files of other jobs come and go."""
     end = time.monotonic() + 5
-    while (left := processes(mark)) and time.monotonic() < end:
+    while (left := look()) and time.monotonic() < end:
         time.sleep(0.05)
     return left
 
@@ -113,21 +113,34 @@ def kill(mark: str) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def shared_files() -> set[str]:
-    return {str(path) for path in SHARED.iterdir()}
+def shared_files() -> dict[str, int]:
+    """The files in shared memory, each with its inode."""
+    found = {}
+    for path in SHARED.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[str(path)] = path.stat().st_ino
+    return found
 
 
-def used_files() -> set[str]:
-    """The files in shared memory that some living process has mapped or open."""
-    return {path for folder in pathlib.Path("/proc").glob("[0-9]*") for path in files_of(folder)}
+def orphaned(before: dict[str, int]) -> list[str]:
+    """The files in shared memory that are new and that nobody uses."""
+    new = {path: inode for path, inode in shared_files().items() if path not in before}
+    used = used_files() if new else set()
+    return [path for path, inode in new.items() if inode not in used]
 
 
-def files_of(process: pathlib.Path) -> Iterator[str]:
+def used_files() -> set[int]:
+    """The inodes in shared memory that some living process has mapped or open. A name would not do: semaphores change theirs."""
+    return {inode for folder in pathlib.Path("/proc").glob("[0-9]*") for inode in files_of(folder)}
+
+
+def files_of(process: pathlib.Path) -> Iterator[int]:
     with contextlib.suppress(OSError):
         for line in (process / "maps").read_text(encoding="utf-8").splitlines():
             if f" {SHARED}/" in line:
-                yield line[line.index(f"{SHARED}/") :]
+                yield int(line.split()[4])
     with contextlib.suppress(OSError):
         for link in (process / "fd").iterdir():
             with contextlib.suppress(OSError):
-                yield os.readlink(link)
+                if os.readlink(link).startswith(f"{SHARED}/"):
+                    yield link.stat().st_ino

@@ -75,7 +75,7 @@ def test_compare_steps_both_alike(train: Trainer, backend: str) -> None:
     assert steps[0]["loss"][0] > steps[-1]["loss"][0] + 1  # type: ignore[index]
     table = dict.fromkeys(re.findall(r"^(\S+) +[\d.]+ +[\d.]+ \.\. [\d.]+ +\d+$", outcome.output, re.MULTILINE))
     assert list(table) == list(dict.fromkeys([backend, "gloo", "(none)"])), outcome.output
-    assert "over gloo takes" in outcome.output and f"as long as over {backend} " in outcome.output
+    assert f"as long as over {backend} " in outcome.output
 
 
 def test_without_a_launcher_or_a_backend_there_is_advice() -> None:
