@@ -52,6 +52,7 @@ fn stages(criterion: &mut Criterion) {
             call: Call::default(),
             input: std::ptr::null(),
             output: std::ptr::null_mut(),
+            blocks: None,
             extent: Extent::new(checked.plan(), 0, 1, 64),
             size: DType::U8.size(),
             kernel: None,
@@ -61,7 +62,7 @@ fn stages(criterion: &mut Criterion) {
         group.bench_function(format!("chain of {stages} stages"), |bencher| {
             bencher.iter(|| {
                 // SAFETY: a barrier touches no user memory.
-                let id = unsafe { engine.submit(run, job) };
+                let id = unsafe { engine.submit(run, job.clone()) };
                 while !engine.finished(id) {
                     engine.step().expect("nothing can fail here");
                 }

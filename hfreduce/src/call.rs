@@ -22,18 +22,24 @@ pub struct Call {
     pub op: u8,
     /// Reserved, zero.
     pub zero: u8,
-    /// Bits of the factor of a premultiplied sum, as `f64`; 0 for other operations. Any rank of a node may multiply, so all use one factor.
+    /// Bits of the factor of a premultiplied sum, as `f64`: any rank of a node may multiply, so all use one factor. A message's tag. A number that
+    /// stands for the lengths of uneven shares. 0 otherwise.
     pub factor: u64,
 }
 
 /// The collectives' names by their number in a [`Call`].
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 11] = [
     "all_reduce",
     "reduce_scatter",
     "all_gather",
     "broadcast",
     "reduce",
     "barrier",
+    "all_to_all",
+    "all_to_all_v",
+    "gather",
+    "scatter",
+    "send_recv",
 ];
 
 impl Call {
@@ -71,6 +77,12 @@ impl std::fmt::Display for Call {
             if self.factor != 0 {
                 write!(f, ":{}", f64::from_bits(self.factor))?;
             }
+        }
+        let message = self.collective == Call::code(Collective::SendRecv);
+        if message && self.factor != 0 {
+            write!(f, " tag {}", self.factor)?;
+        } else if self.op == 0 && self.factor != 0 {
+            write!(f, " (shares of other lengths: {:x})", self.factor)?;
         }
         if self.root != u32::MAX {
             write!(f, " root {}", self.root)?;

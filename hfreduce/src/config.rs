@@ -22,6 +22,24 @@ use std::time::Duration;
 /// [`Config::slots`] by default: virtual, and far more than the plans of a usual group need.
 const SLOTS: usize = 8 << 30;
 
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+/// Where rank 0 listens, if the environment says so.
+pub(crate) fn rendezvous_from_env() -> Option<String> {
+    env("HFR_COMM_ID").or_else(|| env("NCCL_COMM_ID"))
+}
+
+/// The interface selector, and the variable it came from.
+pub(crate) fn interface_from_env() -> Option<(String, String)> {
+    hfr_transport::net::selector_from(&env).map(|(s, v)| (s, v.to_owned()))
+}
+
+fn wrong(cause: String) -> Error {
+    Error::new(Kind::Start, cause, "")
+}
+
 /// How nodes reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Wire {
@@ -58,6 +76,8 @@ pub struct Config {
     /// Bytes of slots that the plans of a node may take in all, the same on all ranks. Only what is used is reserved; when it is full, all
     /// plans are forgotten and installed anew as they are used.
     pub slots: usize,
+    /// Bytes of address space for registered buffers of each rank, the same on all ranks of a node; `None` for as much as the machine has memory.
+    pub heap: Option<usize>,
     /// Name of the all_reduce plan to use.
     pub algorithm: Option<String>,
     /// Faults to inject.
@@ -78,6 +98,7 @@ impl Config {
             timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(120),
             slots: SLOTS,
+            heap: None,
             algorithm: None,
             chaos: None,
         }
@@ -88,9 +109,19 @@ impl Config {
     /// # Errors
     /// A variable that makes no sense, by name and value.
     pub fn from_env() -> Result<Config, Error> {
-        let env = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let wrong = |cause: String| Error::new(Kind::Start, cause, "");
         let launch = Launch::from_env(&env).map_err(|e| wrong(e.to_string()))?;
+        let mut config = Config::of_rank(launch.rank, launch.world)?;
+        config.rendezvous = launch.rendezvous;
+        config.cookie = launch.cookie;
+        Ok(config)
+    }
+
+    /// The settings of a rank that knows its number and where its group meets by other means than the environment; all others are the `HFR_`
+    /// variables'.
+    ///
+    /// # Errors
+    /// A variable that makes no sense, by name and value.
+    pub fn of_rank(rank: usize, world: usize) -> Result<Config, Error> {
         let seconds = |name: &str, usual: f64| match env(name) {
             None => Ok(Duration::from_secs_f64(usual)),
             Some(text) => match text.parse::<f64>() {
@@ -109,16 +140,17 @@ impl Config {
             }
         };
         Ok(Config {
-            rank: launch.rank,
-            world: launch.world,
-            rendezvous: launch.rendezvous,
-            cookie: launch.cookie,
+            rank,
+            world,
+            rendezvous: None,
+            cookie: Vec::new(),
             node: node_identity(&env),
             wire,
-            interface: hfr_transport::net::selector_from(&env).map(|(s, v)| (s, v.to_owned())),
+            interface: interface_from_env(),
             timeout: seconds("HFR_TIMEOUT", 300.0)?,
             connect_timeout: seconds("HFR_CONNECT_TIMEOUT", 120.0)?,
             slots: SLOTS,
+            heap: None,
             algorithm: env("HFR_ALGO"),
             chaos: env("HFR_CHAOS"),
         })

@@ -2,7 +2,7 @@
 //! is. It knows no rank's pointers and no data type but its size. Invariants: slots of different cells never overlap; the pieces
 //! of all chunks of a buffer cover each element exactly once; a piece never exceeds its slot.
 
-use crate::plan::{CellId, Collective, Piece, Plan};
+use crate::plan::{CellId, Piece, Plan};
 
 /// Bytes of the header in front of the data of every slot: one cache line.
 pub const HEADER: usize = 64;
@@ -100,13 +100,10 @@ pub struct Extent {
 const ROUND: usize = 64;
 
 impl Extent {
-    /// The extent of a call with `count` elements (per rank, for reduce_scatter's output and all_gather's input), in pieces of at most
-    /// `piece` bytes of elements of `size` bytes.
+    /// The extent of a call with `count` elements (of a share, where buffers are made of shares; the longest, where they differ), in pieces
+    /// of at most `piece` bytes of elements of `size` bytes.
     pub fn new(plan: &Plan, count: usize, size: usize, piece: usize) -> Extent {
-        let divided = !matches!(
-            plan.collective,
-            Collective::ReduceScatter | Collective::AllGather
-        );
+        let divided = plan.collective.shares(plan.shape.ranks()).is_none();
         let blocks = if divided { plan.blocks as usize } else { 1 };
         let stride = if blocks > 1 {
             count.div_ceil(blocks).next_multiple_of(ROUND)
@@ -142,8 +139,14 @@ impl Extent {
         } else {
             self.stride
         };
-        let start = (chunk as usize * self.parts + piece.part as usize) * self.piece;
+        let (start, count) = self.within(piece.part, chunk, len);
+        (block + start, count)
+    }
+
+    /// The same for a block that lies anywhere and has `len` elements, relative to the block.
+    pub fn within(&self, part: u32, chunk: u64, len: usize) -> (usize, usize) {
+        let start = (chunk as usize * self.parts + part as usize) * self.piece;
         let start = start.min(len);
-        (block + start, self.piece.min(len - start))
+        (start, self.piece.min(len - start))
     }
 }

@@ -11,14 +11,18 @@ pub mod launch;
 pub mod layout;
 pub mod op;
 pub mod plan;
+pub mod reducer;
 pub mod simulate;
 pub mod stall;
 
-pub use communicator::{Communicator, Handle, RawCall, Registered, Scope};
+pub use communicator::{Communicator, Handle, Pending, RawCall, Registered, Scope, UniqueId};
 pub use config::{Config, Wire};
 pub use dtype::{DType, Element};
+pub use engine::{Block, Blocks};
 pub use error::{Error, Kind};
 pub use op::ReduceOp;
+pub use plan::Collective;
+pub use reducer::Reducer;
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -180,8 +180,8 @@ impl Editor<'_> {
 
 fn scenarios(plan: &Plan) -> Vec<Scenario> {
     let counts = match plan.collective {
-        Collective::ReduceScatter | Collective::AllGather => vec![30, 0, 9],
         Collective::Barrier => vec![0; 4],
+        other if other.shares(1).is_some() => vec![30, 0, 9],
         _ => vec![100, 0, 41],
     };
     (0..6)
@@ -223,22 +223,21 @@ fn judge(name: &str, what: &str, plan: Plan) -> String {
     }
 }
 
-fn collectives(ranks: usize) -> Vec<Collective> {
-    let last = ranks as u32 - 1;
-    vec![
-        Collective::AllReduce,
-        Collective::ReduceScatter,
-        Collective::AllGather,
-        Collective::Broadcast { root: last },
-        Collective::Reduce { root: last },
-        Collective::Barrier,
-    ]
+fn collectives(shape: &Shape) -> Vec<Collective> {
+    let last = shape.ranks() as u32 - 1;
+    // All_to_all is all_to_all_v with equal blocks, by the same builder.
+    let mut all = Collective::all(last).to_vec();
+    all.retain(|c| *c != Collective::AllToAll);
+    if shape.ranks() == 2 {
+        all.push(Collective::SendRecv);
+    }
+    all
 }
 
 fn every_edit(shape: &[usize]) {
     let shape = Shape::new(shape);
     let mut flaws: BTreeMap<String, usize> = BTreeMap::new();
-    for collective in collectives(shape.ranks()) {
+    for collective in collectives(&shape) {
         for plan in candidates(collective, &shape) {
             let name = format!("{} by {} on {shape}", collective.name(), plan.name);
             let edits = Editor {

@@ -46,19 +46,15 @@ fn every_collective_on_small_and_uneven_shapes() {
     }
     for shape in &shapes {
         let last = shape.ranks() as u32 - 1;
-        for collective in [
-            Collective::AllReduce,
-            Collective::ReduceScatter,
-            Collective::AllGather,
-            Collective::Barrier,
-        ] {
-            prove(collective, shape);
-        }
         for root in [0, last, last / 2] {
-            prove(Collective::Broadcast { root }, shape);
-            prove(Collective::Reduce { root }, shape);
+            let rooted = |c: &Collective| root == 0 || c.root().is_some();
+            for collective in Collective::all(root).into_iter().filter(rooted) {
+                prove(collective, shape);
+            }
         }
     }
+    prove(Collective::SendRecv, &Shape::uniform(1, 2));
+    prove(Collective::SendRecv, &Shape::uniform(2, 1));
 }
 
 #[test]

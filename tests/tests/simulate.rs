@@ -6,16 +6,16 @@ use hfreduce::{
     simulate::{Failure, Scenario, simulate},
 };
 
-fn collectives(ranks: usize) -> Vec<Collective> {
-    let last = ranks as u32 - 1;
-    vec![
-        Collective::AllReduce,
-        Collective::ReduceScatter,
-        Collective::AllGather,
-        Collective::Broadcast { root: last },
-        Collective::Reduce { root: last / 2 },
-        Collective::Barrier,
-    ]
+fn collectives(shape: &Shape) -> Vec<Collective> {
+    let last = shape.ranks() as u32 - 1;
+    let mut all = Collective::all(last).to_vec();
+    // Another root than the last.
+    all.push(Collective::Reduce { root: last / 2 });
+    all.push(Collective::Gather { root: 0 });
+    if shape.ranks() == 2 {
+        all.push(Collective::SendRecv);
+    }
+    all
 }
 
 fn run(shape: &Shape, collective: Collective, scenario: &Scenario) {
@@ -61,7 +61,7 @@ fn every_collective_everywhere() {
         .collect()
     };
     for (number, shape) in (0..).zip(&shapes) {
-        for (turn, collective) in (number..).zip(collectives(shape.ranks())) {
+        for (turn, collective) in (number..).zip(collectives(shape)) {
             // Miri is slow: there each seed, and the settings that go with it, is somebody's.
             let seeds = if cfg!(miri) { turn..turn + 1 } else { 0..24 };
             for seed in seeds {

@@ -3,8 +3,10 @@
 
 use anyhow::{Context, Result, ensure};
 use hfreduce::{
-    Communicator, RawCall, Registered, dtype::DType, launch::Launch, op::ReduceOp, plan::Collective,
+    Block, Blocks, Communicator, RawCall, Registered, dtype::DType, launch::Launch, op::ReduceOp,
+    plan::Collective,
 };
+use std::sync::Arc;
 
 /// Whether this process was started as a rank of a job.
 ///
@@ -69,20 +71,24 @@ impl Call {
     /// Bytes of the input and of the output.
     pub fn lengths(&self, ranks: usize) -> (usize, usize) {
         let bytes = self.count * self.dtype.size();
-        match self.collective {
-            Collective::ReduceScatter => (ranks * bytes, bytes),
-            Collective::AllGather => (bytes, ranks * bytes),
-            Collective::Barrier => (0, 0),
-            _ => (bytes, bytes),
-        }
+        let (input, output) = self.collective.shares(ranks).unwrap_or((1, 1));
+        (input * bytes, output * bytes)
+    }
+
+    /// Whether input and output may be the same memory.
+    pub fn has_in_place(&self) -> bool {
+        !matches!(
+            self.collective,
+            Collective::AllToAll | Collective::AllToAllV
+        )
     }
 
     /// Where input and output of `rank` begin in one buffer, when the call is in place.
     pub fn in_place(&self, rank: usize) -> (usize, usize) {
         let share = rank * self.count * self.dtype.size();
         match self.collective {
-            Collective::ReduceScatter => (0, share),
-            Collective::AllGather => (share, 0),
+            Collective::ReduceScatter | Collective::Scatter { .. } => (0, share),
+            Collective::AllGather | Collective::Gather { .. } => (share, 0),
             _ => (0, 0),
         }
     }
@@ -167,6 +173,22 @@ impl Job {
             op,
             count,
         } = *call;
+        // Where counts are the ranks' own affair, equal ones: the figures show what finding that out costs.
+        let apart = collective == Collective::AllToAllV;
+        let cut = |base: *const u8| {
+            let each = count * dtype.size();
+            let block = |rank| Block {
+                at: base.wrapping_add(rank * each).cast_mut(),
+                count,
+            };
+            (0..self.communicator.size()).map(block).collect()
+        };
+        let blocks = apart.then(|| {
+            Arc::new(Blocks {
+                input: cut(input),
+                output: cut(output),
+            })
+        });
         // SAFETY: the caller's promise.
         unsafe {
             self.communicator.run(RawCall {
@@ -176,6 +198,7 @@ impl Job {
                 count,
                 input,
                 output,
+                blocks,
             })?
         };
         Ok(())

@@ -132,14 +132,7 @@ fn drop_rank(text: &str) -> Result<Fault, String> {
 /// # Errors
 /// An unknown name.
 pub fn collectives(name: &str, root: u32) -> Result<Vec<Collective>> {
-    let all = vec![
-        Collective::AllReduce,
-        Collective::ReduceScatter,
-        Collective::AllGather,
-        Collective::Broadcast { root },
-        Collective::Reduce { root },
-        Collective::Barrier,
-    ];
+    let all = Collective::all(root).to_vec();
     if name == "all" {
         return Ok(all);
     }

@@ -46,6 +46,7 @@ struct Hello {
     token: [u8; 32],
     algorithm: Option<String>,
     slots: usize,
+    heap: Option<usize>,
 }
 
 /// Everything a communicator is made of.
@@ -70,32 +71,18 @@ fn memory(error: hfr_transport::shm::Error) -> Error {
     Error::new(Kind::Memory, error.cause, error.remedy)
 }
 
-/// Starts the group that `config` describes.
+/// Starts the group that `config` describes, and the rendezvous if this is rank 0.
 pub fn connect(config: &Config) -> Result<Parts, Error> {
-    if config.world == 0 || config.rank >= config.world {
-        return Err(start(
-            format!("rank {} of {} ranks", config.rank, config.world),
-            "ranks count from 0 to the number of ranks less one",
-        ));
-    }
-    dump_on_signal();
+    check(config)?;
     if config.world == 1 {
         return alone(config);
     }
-    let rendezvous = config.rendezvous.as_deref().ok_or_else(|| {
-        start(
-            "no rendezvous is set",
-            "set HFR_COMM_ID=host:port to an address where rank 0 can listen",
-        )
-    })?;
+    let rendezvous = rendezvous_of(config)?;
     let server = (config.rank == 0)
         .then(|| StoreServer::start(rendezvous, &config.cookie))
         .transpose()
         .map_err(|e| start(e, "").at(config.rank, 0))?;
-    let deadline = Instant::now() + config.connect_timeout;
-    let store = TcpStore::connect(rendezvous, &config.cookie, deadline)
-        .map_err(|e| start(e, "").at(config.rank, 0))?;
-    match join(config, Arc::new(store), "world") {
+    match connect_to(config) {
         Ok(mut parts) => {
             parts.server = server;
             Ok(parts)
@@ -109,10 +96,42 @@ pub fn connect(config: &Config) -> Result<Parts, Error> {
     }
 }
 
+/// Joins the group whose rendezvous is already there.
+pub fn connect_to(config: &Config) -> Result<Parts, Error> {
+    check(config)?;
+    if config.world == 1 {
+        return alone(config);
+    }
+    let deadline = Instant::now() + config.connect_timeout;
+    let store = TcpStore::connect(rendezvous_of(config)?, &config.cookie, deadline)
+        .map_err(|e| start(e, "").at(config.rank, 0))?;
+    join(config, Arc::new(store), "world")
+}
+
+fn check(config: &Config) -> Result<(), Error> {
+    if config.world == 0 || config.rank >= config.world {
+        return Err(start(
+            format!("rank {} of {} ranks", config.rank, config.world),
+            "ranks count from 0 to the number of ranks less one",
+        ));
+    }
+    dump_on_signal();
+    Ok(())
+}
+
+fn rendezvous_of(config: &Config) -> Result<&str, Error> {
+    config.rendezvous.as_deref().ok_or_else(|| {
+        start(
+            "no rendezvous is set",
+            "set HFR_COMM_ID=host:port to an address where rank 0 can listen",
+        )
+    })
+}
+
 /// A group of one: no rendezvous, no wire, no control plane.
 fn alone(config: &Config) -> Result<Parts, Error> {
     let shape = Shape::uniform(1, 1);
-    let (arena, heap, len) = places(1, 1, config.slots);
+    let (arena, heap, len) = places(config, 1, 1);
     let segment = Arc::new(Segment::create("hfreduce", len).map_err(memory)?);
     segment.reserve(0, 4096).map_err(memory)?;
     let bell = Doorbell::new(segment.clone(), 0, None);
@@ -140,15 +159,15 @@ fn alone(config: &Config) -> Result<Parts, Error> {
 }
 
 /// Where things lie in a segment: doorbells and mailboxes, board, slots, then a heap per rank.
-fn places(world: usize, local_size: usize, slot_bytes: usize) -> (Arena, (usize, usize), usize) {
+fn places(config: &Config, world: usize, local_size: usize) -> (Arena, (usize, usize), usize) {
     let board = Places::bytes(world, local_size).next_multiple_of(4096);
     let slots = board + Board::bytes(COUNTERS);
-    let slot_bytes = slot_bytes.next_multiple_of(4096);
+    let slot_bytes = config.slots.next_multiple_of(4096);
     let heap = slots + slot_bytes;
     // As much address space per rank as the machine has memory: more can never be registered.
     let pages = rustix::system::sysinfo();
     let ram = pages.totalram as usize * pages.mem_unit.max(1) as usize;
-    let each = ram.next_multiple_of(1 << 21);
+    let each = config.heap.unwrap_or(ram).next_multiple_of(1 << 21);
     let arena = Arena {
         board,
         counters: COUNTERS,
@@ -183,7 +202,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
     agree(&hellos)?;
     let (shape, node) = nodes(&hellos, rank)?;
     // The same offsets on every node, whatever its number of ranks: a put names an offset of its target's segment.
-    let (arena, heap, len) = places(world, shape.widest(), config.slots);
+    let (arena, heap, len) = places(config, world, shape.widest());
     let (segment, events) = meet(&hellos, &shape, rank, node, len, deadline)?;
     let bells: Vec<Doorbell> = events
         .into_iter()
@@ -259,6 +278,7 @@ fn hello(config: &Config) -> Result<Hello, Error> {
         token: random_token().map_err(memory)?,
         algorithm: config.algorithm.clone(),
         slots: config.slots,
+        heap: config.heap,
     })
 }
 
@@ -280,6 +300,9 @@ fn agree(hellos: &[Hello]) -> Result<(), Error> {
         }
         if h.slots != first.slots {
             return Err(differs("slots", &first.slots, &h.slots));
+        }
+        if h.heap != first.heap {
+            return Err(differs("heap", &first.heap, &h.heap));
         }
         if h.algorithm != first.algorithm {
             return Err(differs("HFR_ALGO", &first.algorithm, &h.algorithm));

@@ -3,16 +3,17 @@
 //! once there is a verdict the engine is never stepped again.
 
 mod install;
+mod ready;
 
-use self::install::Candidate;
+use self::{install::Candidate, ready::Ready};
 use super::shared::Shared;
 use crate::{
     call::Call,
     config::Config,
     dtype::DType,
-    engine::{Engine, Fault, Job, JobId},
+    engine::{Blocks, Engine, Fault, Job, JobId},
     error::{Error, Kind},
-    kernel::{Kernel, Store, Variant},
+    kernel::Store,
     layout::Extent,
     op::ReduceOp,
     plan::{Choice, Collective, Model, Shape},
@@ -32,20 +33,24 @@ use std::{
 };
 
 /// One call, untyped: what to do with which memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RawCall {
     /// Which collective.
     pub collective: Collective,
-    /// Type of the elements.
+    /// Type of the elements. Where nothing is reduced, any type of the right size.
     pub dtype: DType,
     /// How to reduce; ignored where nothing is reduced.
     pub op: ReduceOp,
-    /// Elements: of the whole buffer, or per rank for reduce_scatter's output and all_gather's input.
+    /// Elements: of the whole buffer; or of a share, where buffers are made of shares (all_gather, reduce_scatter, gather, scatter: of one
+    /// rank's; all_to_all: of what one rank sends to another). Not used by all_to_all_v.
     pub count: usize,
-    /// First element of the input; equal to where the plan's output lies when the call is in place.
+    /// First element of the input; equal to where the plan's output lies when the call is in place. Not read where the rank has no input.
     pub input: *const u8,
-    /// First element of the output.
+    /// First element of the output. Not written where the rank gets none.
     pub output: *mut u8,
+    /// Where the shares lie, if not one behind the other. For all_gather and reduce_scatter they may differ in length, alike on all ranks.
+    /// all_to_all_v needs both sides.
+    pub blocks: Option<Arc<Blocks>>,
 }
 
 // SAFETY: plain addresses; whoever makes the call promises the memory.
@@ -178,35 +183,6 @@ impl Core {
         error.at(self.rank, self.node)
     }
 
-    /// Checks the arguments that this rank can check alone.
-    fn validate(&self, call: &RawCall) -> Result<Option<Kernel>, Error> {
-        let ranks = self.shape.ranks();
-        if let Some(root) = call.collective.root()
-            && root as usize >= ranks
-        {
-            return Err(self.here(Error::new(
-                Kind::InvalidArgument,
-                format!(
-                    "{} with root {root} in a group of {ranks} ranks",
-                    call.collective.name()
-                ),
-                "the root is a rank of the group",
-            )));
-        }
-        if !call.collective.reduces() {
-            return Ok(None);
-        }
-        Kernel::new(Variant::best(), call.dtype, call.op, ranks)
-            .map(Some)
-            .map_err(|why| {
-                self.here(Error::new(
-                    Kind::InvalidArgument,
-                    why.to_string(),
-                    "choose a supported combination",
-                ))
-            })
-    }
-
     /// Starts a call. Installing its plan, where that is new, waits for all ranks.
     ///
     /// # Safety
@@ -215,27 +191,14 @@ impl Core {
         if let Some(error) = self.shared.verdict() {
             return Err(error);
         }
-        let kernel = self.validate(raw)?;
+        let mut ready = self.prepare_call(raw)?;
+        if raw.collective == Collective::AllToAllV {
+            ready.count = self.agree_on_counts(raw)?;
+        }
         self.sequence += 1;
-        let call = Call {
-            sequence: self.sequence,
-            count: raw.count as u64,
-            root: raw.collective.root().unwrap_or(u32::MAX),
-            collective: Call::code(raw.collective),
-            dtype: raw.dtype as u8,
-            op: if kernel.is_some() {
-                raw.op.code() + 1
-            } else {
-                0
-            },
-            zero: 0,
-            factor: match &kernel {
-                Some(_) => raw.op.factor().map_or(0, f64::to_bits),
-                None => 0,
-            },
-        };
+        let call = ready.call(raw, self.sequence);
         self.shared.history.begin(&call);
-        match self.submit_as(raw, call, kernel) {
+        match self.submit_as(raw, call, ready) {
             Ok(job) => Ok(Running { job, call }),
             Err(error) => {
                 self.shared.history.end(&call, false);
@@ -244,18 +207,10 @@ impl Core {
         }
     }
 
-    fn submit_as(
-        &mut self,
-        raw: &RawCall,
-        call: Call,
-        kernel: Option<Kernel>,
-    ) -> Result<JobId, Error> {
+    fn submit_as(&mut self, raw: &RawCall, call: Call, ready: Ready) -> Result<JobId, Error> {
         let size = raw.dtype.size();
-        let blocks = match raw.collective {
-            Collective::ReduceScatter | Collective::AllGather => self.shape.ranks(),
-            _ => 1,
-        };
-        let bytes = raw.count * size * blocks;
+        let shares = raw.collective.shares(self.shape.ranks());
+        let bytes = ready.count * size * shares.map_or(1, |(input, output)| input.max(output));
         let choice = self.choice(raw.collective, bytes)?;
         let run = self.installed(raw.collective, choice.plan, &call)?;
         let candidate = &self.families[&raw.collective][choice.plan];
@@ -263,14 +218,15 @@ impl Core {
             call,
             input: raw.input,
             output: raw.output,
+            blocks: ready.blocks,
             extent: Extent::new(
                 candidate.checked.plan(),
-                raw.count,
+                ready.count,
                 size,
                 choice.piece.min(candidate.piece),
             ),
             size,
-            kernel,
+            kernel: ready.kernel,
             store: if bytes >= STREAM_FROM {
                 Store::Streaming
             } else {

@@ -2,6 +2,7 @@
 //! Each rank has a stretch of the segment of its own and hands it out first-fit in pages; pages are reserved before they are handed
 //! out, so a lack of memory is an error here, and given back on drop.
 
+use super::fork::Generation;
 use crate::{
     dtype::Element,
     error::{Error, Kind},
@@ -18,6 +19,7 @@ const PAGE: usize = 4096;
 /// One rank's stretch of the segment.
 pub struct Heap {
     segment: Arc<Segment>,
+    born: Generation,
     /// Free stretches by offset, never touching each other.
     free: Mutex<Vec<(usize, usize)>>,
 }
@@ -27,6 +29,7 @@ impl Heap {
     pub fn new(segment: Arc<Segment>, at: usize, bytes: usize) -> Heap {
         Heap {
             segment,
+            born: Generation::default(),
             free: Mutex::new(vec![(at, bytes)]),
         }
     }
@@ -121,6 +124,11 @@ impl<T: Element> DerefMut for Registered<T> {
 
 impl<T: Element> Drop for Registered<T> {
     fn drop(&mut self) {
+        if self.heap.born.is_past() {
+            // The pages are the parent's, who goes on using them.
+            std::mem::forget(self.heap.clone());
+            return;
+        }
         // Pages that cannot be given back now are given back with the segment.
         let _ = self.heap.segment.release(self.at, self.bytes);
         self.heap.put_back(self.at, self.bytes);

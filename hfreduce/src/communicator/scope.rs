@@ -1,136 +1,9 @@
 //! Calls that run while the caller goes on: a scope in the manner of `std::thread::scope`. Buffers are borrowed until the scope ends, and it
-//! does not end before every call in it has; that is what makes it sound, however the caller leaves. Calls are run in order by one
-//! worker thread per communicator, several at a time in the engine's pipeline.
+//! does not end before every call in it has; that is what makes it sound, however the caller leaves.
 
-use super::{
-    Communicator,
-    core::{Core, RawCall, Running},
-    raw,
-};
+use super::{Communicator, calls::raw, core::RawCall, pending::Pending};
 use crate::{dtype::Element, error::Error, op::ReduceOp, plan::Collective};
-use std::{
-    marker::PhantomData,
-    sync::{Arc, Condvar, Mutex},
-};
-
-/// Where the worker leaves a call's result.
-#[derive(Default)]
-struct Slot {
-    result: Mutex<Option<Result<(), Error>>>,
-    told: Condvar,
-}
-
-impl Slot {
-    fn tell(&self, result: Result<(), Error>) {
-        if let Ok(mut slot) = self.result.lock() {
-            *slot = Some(result);
-        }
-        self.told.notify_all();
-    }
-
-    fn wait(&self) -> Result<(), Error> {
-        let guard = self.result.lock().expect("nobody panics while holding it");
-        let told = self.told.wait_while(guard, |r| r.is_none());
-        told.expect("nobody panics while holding it")
-            .clone()
-            .expect("waited for it")
-    }
-}
-
-struct Order {
-    call: RawCall,
-    slot: Arc<Slot>,
-}
-
-/// The queue between callers and the worker.
-#[derive(Default)]
-pub struct Queue {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    orders: Vec<Order>,
-    /// Calls that were ordered and have not ended.
-    open: usize,
-    started: bool,
-    closed: bool,
-}
-
-impl Queue {
-    /// Whether calls are under way that later ones must come behind.
-    pub fn busy(&self) -> bool {
-        self.state.lock().is_ok_and(|s| s.open > 0)
-    }
-
-    /// Orders wait for the worker.
-    fn waiting(&self) -> bool {
-        self.state.lock().is_ok_and(|s| !s.orders.is_empty())
-    }
-
-    /// Ends the worker once it has nothing to do.
-    pub fn close(&self) {
-        if let Ok(mut state) = self.state.lock() {
-            state.closed = true;
-        }
-        self.changed.notify_all();
-    }
-
-    fn next(&self) -> Option<Vec<Order>> {
-        let guard = self.state.lock().ok()?;
-        let mut state = self
-            .changed
-            .wait_while(guard, |s| s.orders.is_empty() && !s.closed)
-            .ok()?;
-        (!state.orders.is_empty()).then(|| std::mem::take(&mut state.orders))
-    }
-
-    fn ended(&self, order: &Order, result: Result<(), Error>) {
-        if let Ok(mut state) = self.state.lock() {
-            state.open -= 1;
-        }
-        order.slot.tell(result);
-    }
-}
-
-/// Runs orders until the queue is closed.
-fn work(core: &Mutex<Core>, queue: &Queue) {
-    let mut running: Vec<(Order, Running)> = Vec::new();
-    while let Some(orders) = queue.next() {
-        let mut core = core
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut incoming = orders;
-        loop {
-            for order in incoming.drain(..) {
-                // SAFETY: whoever ordered keeps the buffers until told.
-                match unsafe { core.submit(&order.call) } {
-                    Ok(job) => running.push((order, job)),
-                    Err(error) => queue.ended(&order, Err(error)),
-                }
-            }
-            if running.is_empty() {
-                break;
-            }
-            let outcome = core
-                .run(|core| running.iter().any(|(_, job)| core.finished(job)) || queue.waiting());
-            running.retain(|(order, job)| {
-                let result = match &outcome {
-                    Ok(()) if core.finished(job) => Ok(()),
-                    Ok(()) => return true,
-                    Err(error) => Err(error.clone()),
-                };
-                core.ended(job, result.is_ok());
-                queue.ended(order, result);
-                false
-            });
-            if let Ok(mut state) = queue.state.lock() {
-                incoming = std::mem::take(&mut state.orders);
-            }
-        }
-    }
-}
+use std::{marker::PhantomData, sync::Mutex};
 
 impl Communicator {
     /// Runs `f` with a scope in which calls may be started that run while `f` goes on. Returns when `f` and all of them have ended.
@@ -144,7 +17,7 @@ impl Communicator {
         F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> Result<T, E>,
         E: From<Error>,
     {
-        struct All(Mutex<Vec<Arc<Slot>>>);
+        struct All(Mutex<Vec<Pending>>);
         impl Drop for All {
             // Also when `f` panics: the buffers are borrowed until every call has ended.
             fn drop(&mut self) {
@@ -179,65 +52,19 @@ impl Communicator {
         first.map_err(E::from)?;
         Ok(value)
     }
-
-    /// Hands a call to the worker thread and returns at once.
-    ///
-    /// # Safety
-    /// The buffers must be left alone until the slot is told.
-    unsafe fn order(&self, call: RawCall) -> Arc<Slot> {
-        let slot = Arc::new(Slot::default());
-        let queue = &self.queue;
-        let mut state = queue
-            .state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !state.started {
-            let (core, queue) = (self.core.clone(), self.queue.clone());
-            let spawned = std::thread::Builder::new()
-                .name("hfr-worker".into())
-                .spawn(move || work(&core, &queue));
-            if let Err(why) = spawned {
-                slot.tell(Err(Error::new(
-                    crate::error::Kind::Start,
-                    format!("no thread for overlapping calls: {why}"),
-                    "raise the limit on threads",
-                )));
-                return slot;
-            }
-            state.started = true;
-        }
-        state.open += 1;
-        state.orders.push(Order {
-            call,
-            slot: slot.clone(),
-        });
-        drop(state);
-        queue.changed.notify_all();
-        self.shared.ring();
-        slot
-    }
-
-    /// Runs a call behind those of the worker, and waits for it.
-    ///
-    /// # Safety
-    /// As [`Communicator::run`].
-    pub(super) unsafe fn run_behind(&self, call: RawCall) -> Result<(), Error> {
-        // SAFETY: the caller's promise; we wait here until the slot is told.
-        unsafe { self.order(call) }.wait()
-    }
 }
 
 /// Calls that overlap with their caller; see [`Communicator::scope`].
 pub struct Scope<'scope, 'env: 'scope> {
     comm: &'env Communicator,
-    slots: &'scope Mutex<Vec<Arc<Slot>>>,
+    slots: &'scope Mutex<Vec<Pending>>,
     scope: PhantomData<&'scope mut &'scope ()>,
 }
 
 /// A call that was started in a scope.
 #[must_use = "a failure of the call is only seen by waiting for it, or at the end of the scope"]
 pub struct Handle<'scope> {
-    slot: Arc<Slot>,
+    slot: Pending,
     scope: PhantomData<&'scope ()>,
 }
 
@@ -252,14 +79,14 @@ impl Handle<'_> {
 
     /// Whether the call has ended.
     pub fn is_done(&self) -> bool {
-        self.slot.result.lock().is_ok_and(|r| r.is_some())
+        self.slot.is_done()
     }
 }
 
 impl<'scope> Scope<'scope, '_> {
     fn start(&'scope self, call: RawCall) -> Handle<'scope> {
         // SAFETY: the buffers are borrowed for 'scope, and the scope ends only when the call has.
-        let slot = unsafe { self.comm.order(call) };
+        let slot = unsafe { self.comm.start(call) };
         if let Ok(mut slots) = self.slots.lock() {
             slots.push(slot.clone());
         }

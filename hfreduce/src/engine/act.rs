@@ -33,11 +33,7 @@ impl Engine {
                 self.take(job, chunk, piece, first + slot, alias, over);
                 Ok(())
             }
-            Op::Give {
-                from,
-                author,
-                piece,
-            } => self.give(job, chunk, from + slot, author, piece),
+            Op::Give { from, piece } => self.give(job, chunk, slot, from, piece),
             Op::Reduce { .. } => self.reduce(run, i, job, chunk, slot),
             Op::Nothing => Ok(()),
             Op::Put { .. } | Op::SignalAway { .. } => unreachable!("puts are begun by `begin`"),
@@ -125,19 +121,24 @@ impl Engine {
         &mut self,
         job: &Job,
         chunk: u64,
-        at: usize,
-        author: Author,
+        slot: usize,
+        from: Term,
         piece: Piece,
     ) -> Result<(), Fault> {
-        let header = self.read_header(at, job, author)?;
-        if self.me != 0 && header.given & self.me != 0 {
-            return Ok(());
-        }
         let (target, count) = job.output(piece, chunk);
         let bytes = count * job.size;
-        let source = self.data(at, &header, bytes);
+        let source = match from {
+            Term::Own(input) => job.input(input, chunk).0,
+            Term::Slot(from, author) => {
+                let header = self.read_header(from + slot, job, author)?;
+                if self.me != 0 && header.given & self.me != 0 {
+                    return Ok(());
+                }
+                self.data(from + slot, &header, bytes)
+            }
+        };
         if source != target.cast_const() {
-            // SAFETY: the job promises the output, the proof the slot; they do not overlap unless equal.
+            // SAFETY: the job promises the output and the own input, the proof the slot; they do not overlap unless equal.
             unsafe { kernel::copy(source, target, bytes, job.store) }
         }
         Ok(())
@@ -193,7 +194,7 @@ impl Engine {
         else {
             unreachable!("called for a reduction")
         };
-        let count = job.extent.span(*part, chunk).1;
+        let count = job.input(*part, chunk).1;
         let bytes = count * job.size;
         let mut outputs = [0u64; 64];
         for (t, term) in terms.iter().enumerate() {

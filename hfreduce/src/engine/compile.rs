@@ -35,7 +35,7 @@ pub struct Author {
     pub away: bool,
 }
 
-/// A term of a reduction.
+/// What a step reads: a term of a reduction, or what is given.
 #[derive(Clone, Copy, Debug)]
 pub enum Term {
     /// In slots beginning at this offset, or where the slot's header says; written by this rank.
@@ -99,10 +99,8 @@ pub enum Op {
     },
     /// Copy into the own output.
     Give {
-        /// First slot.
-        from: usize,
-        /// Who wrote it.
-        author: Author,
+        /// What.
+        from: Term,
         /// Which piece.
         piece: Piece,
     },
@@ -253,8 +251,7 @@ impl Compiler<'_> {
                 }
             }
             Act::Give { from, piece } => Op::Give {
-                from: self.slot(*from),
-                author: self.author(*from),
+                from: self.term(*from),
                 piece: *piece,
             },
             Act::Signal => {
@@ -274,13 +271,6 @@ impl Compiler<'_> {
     fn reduce(&self, i: usize, terms: &[CellId], to: CellId) -> Op {
         let plan = self.checked.plan();
         let facts = self.checked.facts();
-        let term = |c: &CellId| {
-            let writer = facts.writer[c.index()].expect("checked");
-            match &plan.stages[writer].act {
-                Act::Take { piece } if self.is_own_piece(*c) => Term::Own(*piece),
-                _ => Term::Slot(self.slot(*c), self.author(*c)),
-            }
-        };
         let direct = &facts.direct[&i];
         let target = |d: &Direct| {
             let give = &plan.stages[d.give];
@@ -296,13 +286,21 @@ impl Compiler<'_> {
         let nameable = |d: &&Direct| plan.shape.local(plan.stages[d.give].worker as usize) < 64;
         let targets: Vec<_> = direct.iter().filter(nameable).map(target).collect();
         Op::Reduce {
-            terms: terms.iter().map(term).collect(),
+            terms: terms.iter().map(|c| self.term(*c)).collect(),
             part: self.piece(to),
             raw: facts.raw[&i],
             last: facts.last[&i],
             slot: self.slot(to),
             shared: facts.readers[to.index()].len() > targets.len(),
             targets,
+        }
+    }
+
+    fn term(&self, cell: CellId) -> Term {
+        let writer = self.checked.facts().writer[cell.index()].expect("checked");
+        match &self.checked.plan().stages[writer].act {
+            Act::Take { piece } if self.is_own_piece(cell) => Term::Own(*piece),
+            _ => Term::Slot(self.slot(cell), self.author(cell)),
         }
     }
 

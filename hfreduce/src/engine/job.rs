@@ -7,6 +7,7 @@ use crate::{
     layout::Extent,
     plan::Piece,
 };
+use std::sync::Arc;
 
 /// Which job of which installed plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +17,32 @@ pub struct JobId {
     pub(super) end: u64,
 }
 
+/// A block of a buffer, wherever it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its first element. Not written where it is an input.
+    pub at: *mut u8,
+    /// Its elements.
+    pub count: usize,
+}
+
+// SAFETY: a plain address; whoever makes the call promises the memory.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
+
+/// Buffers that are in blocks, one for each block of the plan, each anywhere in memory and with a length of its own. An empty list: that side is
+/// in one piece, at the call's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blocks {
+    /// Blocks of the input.
+    pub input: Vec<Block>,
+    /// Blocks of the output.
+    pub output: Vec<Block>,
+}
+
 /// One call's memory and meaning.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Job {
     /// What all ranks agree on.
     pub call: Call,
@@ -25,6 +50,8 @@ pub struct Job {
     pub input: *const u8,
     /// Start of the output; not written where the rank gets none.
     pub output: *mut u8,
+    /// Where the blocks lie, if not one behind the other.
+    pub blocks: Option<Arc<Blocks>>,
     /// How the buffers fall into pieces.
     pub extent: Extent,
     /// Bytes per element.
@@ -41,13 +68,28 @@ unsafe impl Send for Job {}
 impl Job {
     /// Address of `piece` of chunk `chunk` (counted from the job's first) in the input, and its number of elements.
     pub(super) fn input(&self, piece: Piece, chunk: u64) -> (*const u8, usize) {
-        let (first, count) = self.extent.span(piece, chunk);
-        (self.input.wrapping_add(first * self.size), count)
+        let blocks = self.blocks.as_ref().map_or(&[][..], |b| &b.input);
+        let (at, count) = self.place(blocks, self.input.cast_mut(), piece, chunk);
+        (at.cast_const(), count)
     }
 
     /// The same in the output.
     pub(super) fn output(&self, piece: Piece, chunk: u64) -> (*mut u8, usize) {
-        let (first, count) = self.extent.span(piece, chunk);
-        (self.output.wrapping_add(first * self.size), count)
+        let blocks = self.blocks.as_ref().map_or(&[][..], |b| &b.output);
+        self.place(blocks, self.output, piece, chunk)
+    }
+
+    fn place(
+        &self,
+        blocks: &[Block],
+        whole: *mut u8,
+        piece: Piece,
+        chunk: u64,
+    ) -> (*mut u8, usize) {
+        let (at, (first, count)) = match blocks.get(piece.block as usize) {
+            Some(block) => (block.at, self.extent.within(piece.part, chunk, block.count)),
+            None => (whole, self.extent.span(piece, chunk)),
+        };
+        (at.wrapping_add(first * self.size), count)
     }
 }

@@ -8,7 +8,7 @@ mod compile;
 mod job;
 
 pub use compile::{Author, Gate, Op, Place, Program, Raise, Step, Target, Term, compile};
-pub use job::{Job, JobId};
+pub use job::{Block, Blocks, Job, JobId};
 
 use crate::{call::Call, layout::HEADER};
 use hfr_transport::{
@@ -267,11 +267,12 @@ impl Engine {
         let r = &mut self.runs[run];
         r.begun[i] += 1;
         let slot = (chunk % r.slots) as usize * r.slot_bytes;
-        let &(base, job) = r
+        let (base, job) = r
             .jobs
             .iter()
             .find(|(base, job)| chunk < base + job.extent.chunks())
-            .expect("every chunk below `end` has a job");
+            .expect("every chunk below `end` has a job")
+            .clone();
         match r.steps[i].op {
             Op::Put {
                 peer,
@@ -283,7 +284,7 @@ impl Engine {
                 let put = Put {
                     peer,
                     from: from + slot,
-                    len: HEADER + job.extent.span(part, chunk - base).1 * job.size,
+                    len: HEADER + job.input(part, chunk - base).1 * job.size,
                     to: to + slot,
                     notice: notice(counter, chunk),
                     ticket: (run as u64) << 32 | i as u64,

@@ -82,38 +82,6 @@ impl Plan {
         let facts = Checker::new(&self).run()?;
         Ok(Checked { plan: self, facts })
     }
-
-    /// The block of the input that lies where block `block` of `rank`'s output lies when a call is in place.
-    pub fn input_under(&self, rank: u32, block: u32) -> Option<u32> {
-        match self.collective {
-            Collective::ReduceScatter => Some(rank),
-            Collective::AllGather => (block == rank).then_some(0),
-            Collective::Barrier => None,
-            _ => Some(block),
-        }
-    }
-
-    /// The block of the output that lies where block `block` of `rank`'s input lies when a call is in place.
-    pub fn output_over(&self, rank: u32, block: u32) -> Option<u32> {
-        match self.collective {
-            Collective::ReduceScatter => (block == rank).then_some(0),
-            Collective::AllGather => Some(rank),
-            Collective::Barrier => None,
-            _ => Some(block),
-        }
-    }
-
-    /// The input block that output block `block` of `rank` is made of, and whose: `None` is everybody's.
-    fn wanted(&self, rank: u32, block: u32) -> Option<(u32, Option<u32>)> {
-        match self.collective {
-            Collective::AllReduce => Some((block, None)),
-            Collective::ReduceScatter => Some((rank, None)),
-            Collective::AllGather => Some((0, Some(block))),
-            Collective::Broadcast { root } => Some((block, Some(root))),
-            Collective::Reduce { root } => (rank == root).then_some((block, None)),
-            Collective::Barrier => None,
-        }
-    }
 }
 
 struct Checker<'a> {
@@ -306,7 +274,10 @@ impl<'a> Checker<'a> {
                 })
             }
             Act::Reduce { terms } => Some(self.sum(i, terms)?),
-            Act::Put { from } => self.values[from.index()].clone(),
+            Act::Put { from } => {
+                self.known_length(i, rank, *from)?;
+                self.values[from.index()].clone()
+            }
             Act::Give { from, piece } => {
                 self.give(i, rank, *from, *piece)?;
                 None
@@ -315,6 +286,19 @@ impl<'a> Checker<'a> {
         };
         if let Some(to) = stage.to {
             self.values[to.index()] = value;
+        }
+        Ok(())
+    }
+
+    /// Where ranks may bring shares of different lengths, only the one that took a share knows how many bytes to put.
+    fn known_length(&self, stage: usize, rank: u32, cell: CellId) -> Result<(), Flaw> {
+        let own = matches!(
+            self.plan.collective,
+            Collective::AllGather | Collective::AllToAll | Collective::AllToAllV
+        );
+        let value = self.values[cell.index()].as_ref().expect("cell with bytes");
+        if own && !matches!(value.ranks, RankSet::One(r) if r == rank) {
+            return Err(Flaw::LengthUnknown { stage, rank });
         }
         Ok(())
     }
@@ -445,7 +429,9 @@ impl<'a> Checker<'a> {
                 [one] => {
                     let reader = &self.plan.stages[one];
                     match reader.act {
-                        Act::Reduce { .. } if reader.worker == rank => TakeAlias::Own,
+                        Act::Reduce { .. } | Act::Give { .. } if reader.worker == rank => {
+                            TakeAlias::Own
+                        }
                         Act::Reduce { .. } | Act::Give { .. } if flow.reaches(one, rank) => {
                             TakeAlias::Shared
                         }

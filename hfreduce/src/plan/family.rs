@@ -37,6 +37,10 @@ pub fn candidates(collective: Collective, shape: &Shape) -> Vec<Plan> {
             vec![Plan::reduce_to(shape, root as usize, &trees)]
         }
         Collective::Barrier => vec![Plan::barrier(shape, &double_tree(nodes)[0])],
+        Collective::AllToAll | Collective::AllToAllV => vec![Plan::all_to_all(shape, collective)],
+        Collective::Gather { root } => vec![Plan::gather(shape, root as usize)],
+        Collective::Scatter { root } => vec![Plan::scatter(shape, root as usize)],
+        Collective::SendRecv => vec![Plan::send_recv(shape)],
     }
 }
 

@@ -59,6 +59,10 @@ pub enum Flaw {
     Unwanted { stage: usize, rank: u32 },
     #[error("stage {stage} gives rank {rank} an input that nothing was done to")]
     NotReduced { stage: usize, rank: u32 },
+    #[error(
+        "stage {stage} puts a share that another rank than {rank} took, and only that one knows its length"
+    )]
+    LengthUnknown { stage: usize, rank: u32 },
     #[error("rank {rank} is never given block {}, part {}", piece.block, piece.part)]
     NeverGiven { rank: u32, piece: Piece },
     #[error("rank {rank} can leave the barrier before rank {missing} has entered")]

@@ -9,9 +9,11 @@ mod cost;
 mod family;
 mod flaw;
 mod flow;
+mod meaning;
 mod others;
 mod set;
 mod shape;
+mod shares;
 mod show;
 
 pub use check::{Checked, Direct, Facts, TakeAlias};
@@ -43,9 +45,41 @@ pub enum Collective {
     },
     /// Nobody leaves before everybody has entered; no bytes.
     Barrier,
+    /// The input is one block per rank; rank r gets every rank's block r, in rank order.
+    AllToAll,
+    /// As all_to_all, with blocks of any length: every pair of ranks has its own.
+    AllToAllV,
+    /// The root gets every rank's input, one block per rank.
+    Gather {
+        /// Global rank that gets them.
+        root: u32,
+    },
+    /// The root's input is one block per rank; rank r gets block r.
+    Scatter {
+        /// Global rank whose input is shared out.
+        root: u32,
+    },
+    /// In a group of two, rank 1 gets rank 0's input: a channel.
+    SendRecv,
 }
 
 impl Collective {
+    /// Every collective of a group, those with a root with this one. (A channel of two ranks is not among them.)
+    pub fn all(root: u32) -> [Collective; 10] {
+        [
+            Collective::AllReduce,
+            Collective::ReduceScatter,
+            Collective::AllGather,
+            Collective::Broadcast { root },
+            Collective::Reduce { root },
+            Collective::Barrier,
+            Collective::AllToAll,
+            Collective::AllToAllV,
+            Collective::Gather { root },
+            Collective::Scatter { root },
+        ]
+    }
+
     /// The name users know, as `hfr bench` prints it.
     pub fn name(self) -> &'static str {
         match self {
@@ -55,6 +89,11 @@ impl Collective {
             Collective::Broadcast { .. } => "broadcast",
             Collective::Reduce { .. } => "reduce",
             Collective::Barrier => "barrier",
+            Collective::AllToAll => "all_to_all",
+            Collective::AllToAllV => "all_to_all_v",
+            Collective::Gather { .. } => "gather",
+            Collective::Scatter { .. } => "scatter",
+            Collective::SendRecv => "send_recv",
         }
     }
 
@@ -69,8 +108,26 @@ impl Collective {
     /// The root, where the collective has one.
     pub fn root(self) -> Option<u32> {
         match self {
-            Collective::Broadcast { root } | Collective::Reduce { root } => Some(root),
+            Collective::Broadcast { root }
+            | Collective::Reduce { root }
+            | Collective::Gather { root }
+            | Collective::Scatter { root } => Some(root),
             _ => None,
+        }
+    }
+
+    /// Into how many blocks of its own length the input of some rank falls in a group of `ranks`, and the output: one per rank, where a
+    /// buffer is made of the ranks' shares. `None`: the plan divides one buffer as it likes.
+    pub fn shares(self, ranks: usize) -> Option<(usize, usize)> {
+        match self {
+            Collective::ReduceScatter | Collective::Scatter { .. } => Some((ranks, 1)),
+            Collective::AllGather | Collective::Gather { .. } => Some((1, ranks)),
+            Collective::AllToAll | Collective::AllToAllV => Some((ranks, ranks)),
+            Collective::Barrier => Some((0, 0)),
+            Collective::AllReduce
+            | Collective::Broadcast { .. }
+            | Collective::Reduce { .. }
+            | Collective::SendRecv => None,
         }
     }
 }
@@ -176,7 +233,7 @@ pub struct Plan {
     pub shape: Shape,
     /// What it performs.
     pub collective: Collective,
-    /// Into how many blocks the plan divides a buffer by position (all_reduce, broadcast, reduce); 1 for the others, whose blocks
+    /// Into how many blocks the plan divides a buffer by position (all_reduce, broadcast, reduce, send_recv); 1 for the others, whose blocks
     /// are the ranks' shares.
     pub blocks: u32,
     /// Parts per block.
@@ -206,22 +263,14 @@ impl Plan {
 
     /// Blocks of the input buffer.
     pub fn input_blocks(&self) -> u32 {
-        match self.collective {
-            Collective::ReduceScatter => self.shape.ranks() as u32,
-            Collective::AllGather => 1,
-            Collective::Barrier => 0,
-            _ => self.blocks,
-        }
+        let shares = self.collective.shares(self.shape.ranks());
+        shares.map_or(self.blocks, |(input, _)| input as u32)
     }
 
     /// Blocks of the output buffer.
     pub fn output_blocks(&self) -> u32 {
-        match self.collective {
-            Collective::ReduceScatter => 1,
-            Collective::AllGather => self.shape.ranks() as u32,
-            Collective::Barrier => 0,
-            _ => self.blocks,
-        }
+        let shares = self.collective.shares(self.shape.ranks());
+        shares.map_or(self.blocks, |(_, output)| output as u32)
     }
 
     /// The rank of `node` that owns `piece`.

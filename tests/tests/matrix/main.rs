@@ -4,5 +4,6 @@
 mod bits;
 mod calls;
 mod random;
+mod shares;
 mod types;
 mod value;

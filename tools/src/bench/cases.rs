@@ -149,9 +149,9 @@ pub fn calls(
     let mut bytes = first;
     while bytes <= last {
         let elements = bytes / dtype.size();
-        let count = match collective {
-            Collective::ReduceScatter | Collective::AllGather => elements / ranks,
-            _ => elements,
+        let count = match collective.shares(ranks) {
+            Some(_) => elements / ranks,
+            None => elements,
         };
         let count = count.max(1);
         if calls.last().is_none_or(|before| before.count != count) {

@@ -164,7 +164,22 @@ fn compare(call: &Call, memory: &mut Memory, in_place: bool, rank: usize, ranks:
             Collective::AllGather => gathered(call.dtype, output, ranks),
             // In place, who is not the root keeps its buffer; out of place its output is nobody's business.
             Collective::Reduce { .. } if in_place => source(call, rank, ranks).wrong(output, 0),
-            Collective::Reduce { .. } | Collective::Barrier => 0,
+            Collective::Reduce { .. } | Collective::Barrier | Collective::SendRecv => 0,
+            Collective::Gather { root } if rank == root as usize => {
+                gathered(call.dtype, output, ranks)
+            }
+            Collective::Gather { .. } => 0,
+            Collective::Scatter { root } => {
+                Template::raw(call.dtype, root as usize).wrong(output, rank * call.count)
+            }
+            Collective::AllToAll | Collective::AllToAllV => {
+                let share = output.len() / ranks;
+                let block = |from: usize| {
+                    Template::raw(call.dtype, from)
+                        .wrong(&output[from * share..][..share], rank * call.count)
+                };
+                (0..ranks).map(block).sum()
+            }
         }
 }
 

@@ -126,11 +126,11 @@ impl Report {
         }
     }
 
-    /// A size is done: out of place, in place.
+    /// A size is done: out of place, and in place where there is such.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn row(&mut self, call: &Call, ways: [Way; 2]) -> Result<()> {
+    pub fn row(&mut self, call: &Call, ways: &[Way]) -> Result<()> {
         let (i, o) = call.lengths(self.ranks);
         let barrier = call.collective == Collective::Barrier;
         let op = if call.collective.reduces() {
@@ -147,7 +147,7 @@ impl Report {
                 op,
                 root: call.collective.root().map_or(-1, i64::from),
             },
-            &ways,
+            ways,
         );
         self.say(&text);
         for (way, in_place) in ways.iter().zip([false, true]) {

@@ -48,8 +48,13 @@ pub fn bus_factor(collective: Collective, ranks: usize) -> f64 {
     let n = ranks as f64;
     match collective {
         Collective::AllReduce => 2.0 * (n - 1.0) / n,
-        Collective::ReduceScatter | Collective::AllGather => (n - 1.0) / n,
-        Collective::Broadcast { .. } | Collective::Reduce { .. } => 1.0,
+        Collective::ReduceScatter
+        | Collective::AllGather
+        | Collective::AllToAll
+        | Collective::AllToAllV
+        | Collective::Gather { .. }
+        | Collective::Scatter { .. } => (n - 1.0) / n,
+        Collective::Broadcast { .. } | Collective::Reduce { .. } | Collective::SendRecv => 1.0,
         Collective::Barrier => 0.0,
     }
 }
@@ -158,5 +163,6 @@ mod tests {
         near(bus_factor(Collective::AllGather, 2), 0.5);
         near(bus_factor(Collective::Broadcast { root: 1 }, 8), 1.0);
         near(bus_factor(Collective::Reduce { root: 1 }, 8), 1.0);
+        near(bus_factor(Collective::AllToAll, 4), 0.75);
     }
 }

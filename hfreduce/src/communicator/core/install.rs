@@ -26,6 +26,10 @@ pub struct Candidate {
     pub run: Option<usize>,
 }
 
+/// Plans whose slots would take more bytes of a node use smaller pieces: those in which every rank has a cell for every other grow with the
+/// square of the ranks.
+const MOST_SLOTS: usize = 256 << 20;
+
 /// Blocking steps look for a verdict this often.
 const SLICE: Duration = Duration::from_millis(250);
 
@@ -72,13 +76,22 @@ impl Core {
         let large = Wanted { bytes: 1 << 30 };
         let piece = choose(&self.model, &self.shape, std::slice::from_ref(&cost), large).piece;
         // Nobody sends a large buffer by a one-shot plan: its slots need only hold what it is chosen for.
-        let piece = if checked.plan().name == "one_shot" {
+        let mut piece = if checked.plan().name == "one_shot" {
             piece.min(64 << 10)
         } else {
             piece
         };
+        let window = loop {
+            let window = self.model.window(&self.shape, &cost, piece);
+            let layout = Layout::new(checked.plan(), piece, window);
+            let most = (0..self.shape.nodes()).map(|n| layout.bytes(n)).max();
+            if most <= Some(MOST_SLOTS) || piece <= self.model.piece.0 {
+                break window;
+            }
+            piece /= 2;
+        };
         Candidate {
-            window: self.model.window(&self.shape, &cost, piece),
+            window,
             checked,
             cost,
             piece,

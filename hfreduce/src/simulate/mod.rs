@@ -2,6 +2,8 @@
 //! as late and unordered as its contract allows, and as soon as a rank's call is done its input is scribbled over. Every element of
 //! every output is compared. What the proof says can be watched here; what the proof would refuse goes wrong here.
 
+mod reference;
+
 use crate::{
     call::Call,
     dtype::DType,
@@ -16,6 +18,7 @@ use hfr_transport::{
     shm::{Board, DOORBELL_BYTES, Doorbell, Segment},
     sim::{self, SimNet},
 };
+use reference::{blocks, in_place, input, lengths, wanted};
 use std::sync::Arc;
 
 /// What to simulate.
@@ -119,37 +122,6 @@ impl Random {
     }
 }
 
-/// The input element of a rank in a call: random bits, the same for whoever asks.
-fn input(seed: u64, call: usize, rank: usize, element: usize) -> i64 {
-    let key = (call as u64) << 48 ^ (rank as u64) << 32 ^ element as u64;
-    Random(seed ^ key.wrapping_mul(0xd6e8_feb8_6659_fd93)).next() as i64
-}
-
-/// What a rank must get: by element of its output.
-fn wanted(plan: &Plan, seed: u64, call: usize, rank: usize, count: usize, e: usize) -> Option<i64> {
-    let ranks = plan.shape.ranks();
-    let sum = |e: usize| (0..ranks).fold(0i64, |s, r| s.wrapping_add(input(seed, call, r, e)));
-    match plan.collective {
-        Collective::AllReduce => Some(sum(e)),
-        Collective::ReduceScatter => Some(sum(rank * count + e)),
-        Collective::AllGather => Some(input(seed, call, e / count, e % count)),
-        Collective::Broadcast { root } => Some(input(seed, call, root as usize, e)),
-        Collective::Reduce { root } => (rank == root as usize).then(|| sum(e)),
-        Collective::Barrier => None,
-    }
-}
-
-/// Elements of the input and of the output for a call of `count`.
-fn lengths(plan: &Plan, count: usize) -> (usize, usize) {
-    let ranks = plan.shape.ranks();
-    match plan.collective {
-        Collective::ReduceScatter => (ranks * count, count),
-        Collective::AllGather => (count, ranks * count),
-        Collective::Barrier => (0, 0),
-        _ => (count, count),
-    }
-}
-
 /// One rank of the simulation.
 struct Rank {
     engine: Engine,
@@ -187,8 +159,9 @@ impl<'a> Simulation<'a> {
         let shape = &plan.shape;
         let layout = Layout::new(plan, scenario.piece, scenario.window);
         let most = scenario.counts.iter().copied().max().unwrap_or(0);
-        let (i, o) = lengths(plan, most);
-        let room = (8 * i.max(o)).next_multiple_of(64);
+        let longest = (0..shape.ranks()).map(|rank| lengths(plan, rank, most));
+        let longest = longest.map(|(i, o)| i.max(o)).max().unwrap_or(0);
+        let room = (8 * longest).next_multiple_of(64);
         // A node's segment: doorbells, board, slots, registered buffers.
         let bells = |node: usize| shape.on(node) * DOORBELL_BYTES;
         let slots_at = |node: usize| bells(node) + Board::bytes(layout.counters(node));
@@ -311,18 +284,9 @@ impl<'a> Simulation<'a> {
         let call = self.ranks[rank].call;
         let count = self.scenario.counts[call];
         let seed = self.scenario.seed;
-        let (inputs, outputs) = lengths(self.plan, count);
+        let inputs = lengths(self.plan, rank, count).0;
+        let (job_input, output_at) = self.places(rank, count);
         let r = &mut self.ranks[rank];
-        let input_at = r.memory.at(r.input, 8 * inputs).cast::<i64>();
-        let mut output_at = r.memory.at(r.output, 8 * outputs).cast::<i64>();
-        let mut job_input = input_at;
-        if self.scenario.in_place {
-            match self.plan.collective {
-                Collective::ReduceScatter => output_at = input_at.wrapping_add(rank * count),
-                Collective::AllGather => job_input = output_at.wrapping_add(rank * count),
-                _ => output_at = input_at,
-            }
-        }
         for e in 0..inputs {
             // SAFETY: inside the rank's memory, which nobody else touches between its calls.
             unsafe { job_input.add(e).write(input(seed, call, rank, e)) };
@@ -347,6 +311,7 @@ impl<'a> Simulation<'a> {
             },
             input: job_input.cast_const().cast(),
             output: output_at.cast(),
+            blocks: blocks(self.plan, rank, count, (job_input, output_at)),
             extent: Extent::new(self.plan, count, 8, self.scenario.piece),
             size: 8,
             kernel: self.plan.collective.reduces().then_some(kernel),
@@ -356,11 +321,27 @@ impl<'a> Simulation<'a> {
         r.job = Some(unsafe { r.engine.submit(0, job) });
     }
 
+    /// Where a rank's input and output of a call of `count` begin.
+    fn places(&self, rank: usize, count: usize) -> (*mut i64, *mut i64) {
+        let r = &self.ranks[rank];
+        let (inputs, outputs) = lengths(self.plan, rank, count);
+        let places = (
+            r.memory.at(r.input, 8 * inputs).cast::<i64>(),
+            r.memory.at(r.output, 8 * outputs).cast::<i64>(),
+        );
+        if self.scenario.in_place {
+            in_place(self.plan, rank, count, places)
+        } else {
+            places
+        }
+    }
+
     /// A rank's call is done: compares its output and scribbles over its memory.
     fn end(&mut self, rank: usize) -> Result<(), Failure> {
         let call = self.ranks[rank].call;
         let count = self.scenario.counts[call];
-        let (inputs, outputs) = lengths(self.plan, count);
+        let (inputs, outputs) = lengths(self.plan, rank, count);
+        let output = self.places(rank, count).1;
         let outside = |r: &Rank| r.call < call || r.call == call && r.job.is_none();
         if self.plan.collective == Collective::Barrier
             && let Some(missing) = self.ranks.iter().position(outside)
@@ -372,15 +353,6 @@ impl<'a> Simulation<'a> {
             });
         }
         let r = &mut self.ranks[rank];
-        let mut output = r.memory.at(r.output, 8 * outputs).cast::<i64>();
-        let input = r.memory.at(r.input, 8 * inputs).cast::<i64>();
-        if self.scenario.in_place {
-            match self.plan.collective {
-                Collective::ReduceScatter => output = input.wrapping_add(rank * count),
-                Collective::AllGather => {}
-                _ => output = input,
-            }
-        }
         for element in 0..outputs {
             let Some(wanted) = wanted(self.plan, self.scenario.seed, call, rank, count, element)
             else {

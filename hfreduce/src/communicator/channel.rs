@@ -1,0 +1,337 @@
+//! Messages between two ranks. Each ordered pair of ranks that uses them has a channel: a group of its own, of two, made when both ends first
+//! use it, in which the sender is rank 0 and the receiver rank 1. So messages of a pair stay in order, pairs do not hold each other up,
+//! and what the library promises for groups (compared calls, timeouts, one error on both ends) holds for them too. A thread per channel
+//! carries its messages, one after the other. Invariant: every message that was started is told its end once.
+
+use super::{
+    Communicator, connect,
+    core::{Group, RawCall},
+    pending::Pending,
+    shared::Shared,
+};
+use crate::{
+    config::Config,
+    dtype::{DType, Element},
+    error::{Error, Kind},
+    op::ReduceOp,
+    plan::Collective,
+};
+use hfr_transport::store;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Slots of a channel, virtual: one plan for two ranks needs less.
+const SLOTS: usize = 64 << 20;
+/// Making the group takes milliseconds once both ends are there.
+const JOIN: Duration = Duration::from_secs(20);
+/// Whoever waits for the other end looks for a verdict this often.
+const SLICE: Duration = Duration::from_millis(250);
+
+/// A group's channels, by the other rank and whether this one sends.
+#[derive(Default)]
+pub struct Channels(Mutex<HashMap<(usize, bool), Arc<Channel>>>);
+
+impl Channels {
+    fn all(&self) -> Vec<Arc<Channel>> {
+        let channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.values().cloned().collect()
+    }
+
+    /// Ends all of them at once.
+    pub fn abort(&self, why: &str) {
+        for channel in self.all() {
+            channel.close();
+            let comm = channel.state().comm.clone();
+            if let Some(comm) = comm {
+                comm.abort(why);
+            }
+        }
+    }
+
+    /// Lets go of all of them: idle ones end, and messages that are under way are given up.
+    pub fn close(&self) {
+        for channel in self.all() {
+            channel.close();
+            let state = channel.state();
+            if let (Some(comm), true) = (state.comm.clone(), state.running) {
+                drop(state);
+                comm.abort("the group was closed while a message was under way");
+            }
+        }
+    }
+}
+
+struct Message {
+    call: RawCall,
+    pending: Pending,
+}
+
+#[derive(Default)]
+struct State {
+    comm: Option<Arc<Communicator>>,
+    messages: VecDeque<Message>,
+    running: bool,
+    started: bool,
+    closed: bool,
+}
+
+/// One end of a channel.
+struct Channel {
+    /// Group ranks of both ends, sender first.
+    ends: [usize; 2],
+    sends: bool,
+    config: Config,
+    group: Arc<Group>,
+    /// The whole group's verdict.
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Channel {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// An error in the words of the whole group: in the channel the ranks are 0 and 1.
+    fn translate(&self, mut error: Error) -> Error {
+        let [from, to] = self.ends;
+        let name = |rank: Option<usize>| rank.and_then(|r| self.ends.get(r).copied());
+        for text in [&mut error.cause, &mut error.remedy] {
+            *text = text
+                .replace("rank 1", "rank \u{0}")
+                .replace("rank 0", &format!("rank {from}"))
+                .replace("rank \u{0}", &format!("rank {to}"));
+        }
+        (error.rank, error.peer, error.node) = (name(error.rank), name(error.peer), None);
+        self.name(error)
+    }
+
+    /// With the message's name, as this rank sees it.
+    fn name(&self, mut error: Error) -> Error {
+        let what = if self.sends { "send to" } else { "recv from" };
+        let other = self.ends[usize::from(self.sends)];
+        let message = error.operation.map_or(String::new(), |o| format!(": {o}"));
+        error.operation = Some(format!("{what} rank {other}{message}"));
+        error
+    }
+
+    /// Waits until the other end uses the channel too, and makes the group of both.
+    fn connect(&self) -> Result<Arc<Communicator>, Error> {
+        let [from, to] = self.ends;
+        let name = format!("{}/from {from} to {to}", self.group.name);
+        let started = Instant::now();
+        loop {
+            if let Some(verdict) = self.shared.verdict() {
+                return Err(verdict);
+            }
+            let slice = Instant::now() + SLICE;
+            let store = &self.group.store;
+            match store.gather(&format!("{name}/hail"), 2, self.config.rank, b"", slice) {
+                Ok(_) => break,
+                Err(store::Error::Missing { .. }) if self.state().closed => {
+                    return Err(Error::new(Kind::Aborted, "the group was closed", ""));
+                }
+                Err(store::Error::Missing { .. }) if started.elapsed() < self.config.timeout => {}
+                Err(store::Error::Missing { .. }) => {
+                    let theirs = if self.sends { "recv" } else { "send" };
+                    return Err(Error::new(
+                        Kind::Timeout,
+                        format!(
+                            "no matching {theirs} in {:.1} s",
+                            started.elapsed().as_secs_f64()
+                        ),
+                        "look what the other rank does, or raise HFR_TIMEOUT",
+                    ));
+                }
+                Err(other) => return Err(Error::new(Kind::PeerLost, other.to_string(), "")),
+            }
+        }
+        let parts = connect::join(&self.config, self.group.store.clone(), &name)?;
+        Ok(Arc::new(Communicator::of(parts, self.config.clone())))
+    }
+
+    /// The channel's thread: carries messages until the channel is closed.
+    fn work(&self) {
+        let connected = self.connect();
+        let comm = match connected {
+            Ok(comm) => {
+                self.state().comm = Some(comm.clone());
+                Ok(comm)
+            }
+            Err(mut error) => {
+                // Said in the words of the whole group, but for this rank's own number.
+                if error.kind == Kind::Start || error.kind == Kind::Memory {
+                    error.rank = Some(self.ends[self.config.rank]);
+                    error.node = None;
+                }
+                Err(self.name(error))
+            }
+        };
+        while let Some(Message { call, pending }) = self.next() {
+            let result = match &comm {
+                // SAFETY: whoever started the message keeps the buffer until told.
+                Ok(comm) => unsafe { comm.run_quietly(&call) }.map_err(|e| self.translate(e)),
+                Err(error) => Err(error.clone()),
+            };
+            self.state().running = false;
+            pending.tell(result);
+        }
+        self.state().comm = None;
+    }
+
+    fn next(&self) -> Option<Message> {
+        let waiting = |s: &mut State| s.messages.is_empty() && !s.closed;
+        let mut state = self
+            .changed
+            .wait_while(self.state(), waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        let next = state.messages.pop_front();
+        state.running = next.is_some();
+        next
+    }
+}
+
+impl Communicator {
+    fn channel(&self, other: usize, sends: bool) -> Result<Arc<Channel>, Error> {
+        self.born.check()?;
+        if other >= self.size() || other == self.rank() {
+            return Err(self.invalid(
+                format!(
+                    "rank {other} is no other rank of this group of {}",
+                    self.size()
+                ),
+                "messages go to another rank of the group",
+            ));
+        }
+        if let Some(verdict) = self.failure() {
+            return Err(verdict);
+        }
+        let mut channels = self
+            .channels
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let channel = channels.entry((other, sends)).or_insert_with(|| {
+            let mut config = self.config.clone();
+            config.rank = usize::from(!sends);
+            config.world = 2;
+            config.slots = SLOTS;
+            config.heap = Some(0);
+            config.algorithm = None;
+            config.connect_timeout = config.connect_timeout.min(JOIN);
+            let me = self.rank();
+            Arc::new(Channel {
+                ends: if sends { [me, other] } else { [other, me] },
+                sends,
+                config,
+                group: self.group.clone().expect("a group of several ranks"),
+                shared: self.shared.clone(),
+                state: Mutex::default(),
+                changed: Condvar::new(),
+            })
+        });
+        Ok(channel.clone())
+    }
+
+    fn message(&self, other: usize, sends: bool, call: RawCall) -> Pending {
+        let channel = match self.channel(other, sends) {
+            Ok(channel) => channel,
+            Err(error) => return Pending::ended(Err(error)),
+        };
+        let pending = Pending::default();
+        let mut state = channel.state();
+        if !state.started {
+            let own = channel.clone();
+            let spawned = std::thread::Builder::new()
+                .name("hfr-channel".into())
+                .spawn(move || own.work());
+            if let Err(why) = spawned {
+                return Pending::ended(Err(self.invalid(
+                    format!("no thread for a channel to rank {other}: {why}"),
+                    "raise the limit on threads",
+                )));
+            }
+            state.started = true;
+        }
+        state.messages.push_back(Message {
+            call,
+            pending: pending.clone(),
+        });
+        drop(state);
+        channel.changed.notify_all();
+        pending
+    }
+
+    /// Starts sending `count` elements at `from` to rank `to`, and returns at once. It ends when the receiver has them. Messages from one rank to
+    /// another arrive in the order in which they were started; `tag` must be the receiver's.
+    ///
+    /// # Safety
+    /// The elements must be readable and left alone until the message has ended.
+    pub unsafe fn start_send(
+        &self,
+        dtype: DType,
+        count: usize,
+        from: *const u8,
+        to: usize,
+        tag: u64,
+    ) -> Pending {
+        self.message(to, true, one(dtype, count, from, std::ptr::null_mut(), tag))
+    }
+
+    /// Starts receiving `count` elements from rank `from` into `into`, and returns at once.
+    ///
+    /// # Safety
+    /// The elements must be writable, and for nobody else until the message has ended.
+    pub unsafe fn start_recv(
+        &self,
+        dtype: DType,
+        count: usize,
+        into: *mut u8,
+        from: usize,
+        tag: u64,
+    ) -> Pending {
+        self.message(from, false, one(dtype, count, std::ptr::null(), into, tag))
+    }
+
+    /// Sends `buffer` to rank `to`; returns when it has it. Two ranks that both send first wait for each other: start one of the messages, or
+    /// exchange with [`Communicator::all_to_all`].
+    ///
+    /// # Errors
+    /// A rank that is no other rank; a receiver that expects another length or type; a failure of either rank.
+    pub fn send<T: Element>(&self, buffer: &[T], to: usize) -> Result<(), Error> {
+        // SAFETY: the buffer is borrowed until the message has ended.
+        unsafe { self.start_send(T::DTYPE, buffer.len(), buffer.as_ptr().cast(), to, 0) }.wait()
+    }
+
+    /// Receives what rank `from` sends next to this rank: `buffer.len()` elements.
+    ///
+    /// # Errors
+    /// As [`Communicator::send`].
+    pub fn recv<T: Element>(&self, buffer: &mut [T], from: usize) -> Result<(), Error> {
+        let at = buffer.as_mut_ptr().cast();
+        // SAFETY: the buffer is borrowed until the message has ended.
+        unsafe { self.start_recv(T::DTYPE, buffer.len(), at, from, 0) }.wait()
+    }
+}
+
+fn one(dtype: DType, count: usize, input: *const u8, output: *mut u8, tag: u64) -> RawCall {
+    RawCall {
+        collective: Collective::SendRecv,
+        dtype,
+        // Carries the tag to where calls are compared.
+        op: ReduceOp::PremulSum(f64::from_bits(tag)),
+        count,
+        input,
+        output,
+        blocks: None,
+    }
+}

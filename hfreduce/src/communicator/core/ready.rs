@@ -1,0 +1,230 @@
+//! What is checked and agreed before a call becomes a job: the arguments that a rank can check alone, the blocks of uneven shares, and for
+//! all_to_all_v the counts of every pair, which no rank knows alone. Invariant: an error here starts nothing, and where it concerns other
+//! ranks' arguments every rank finds the same one.
+
+use super::{Core, RawCall};
+use crate::{
+    call::Call,
+    dtype::DType,
+    engine::{Block, Blocks},
+    error::{Error, Kind},
+    kernel::{Kernel, Variant},
+    op::ReduceOp,
+    plan::Collective,
+};
+use std::sync::Arc;
+
+/// A call whose arguments make sense.
+pub struct Ready {
+    pub kernel: Option<Kernel>,
+    /// Elements that the extent is made for: where shares differ, of the longest.
+    pub count: usize,
+    pub blocks: Option<Arc<Blocks>>,
+    /// Stands for the lengths of uneven shares, which all ranks must agree on.
+    lengths: u64,
+}
+
+impl Ready {
+    /// What the other ranks see of it.
+    pub fn call(&self, raw: &RawCall, sequence: u64) -> Call {
+        let factor = match (&self.kernel, raw.collective) {
+            // A message's factor is its tag.
+            (Some(_), _) | (None, Collective::SendRecv) => raw.op.factor().map_or(0, f64::to_bits),
+            _ => 0,
+        };
+        Call {
+            sequence,
+            count: self.count as u64,
+            root: raw.collective.root().unwrap_or(u32::MAX),
+            collective: Call::code(raw.collective),
+            dtype: raw.dtype as u8,
+            op: match &self.kernel {
+                Some(_) => raw.op.code() + 1,
+                None => 0,
+            },
+            zero: 0,
+            factor: factor ^ self.lengths,
+        }
+    }
+}
+
+/// One number for a list of lengths (FNV-1a).
+fn digest(lengths: impl Iterator<Item = usize>) -> u64 {
+    lengths.fold(0xcbf2_9ce4_8422_2325, |hash, length| {
+        (hash ^ length as u64).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+impl Core {
+    fn invalid(&self, raw: &RawCall, cause: String, remedy: &str) -> Error {
+        let mut error = self.here(Error::new(Kind::InvalidArgument, cause, remedy));
+        error.operation = Some(raw.collective.name().to_owned());
+        error
+    }
+
+    /// Checks the arguments that this rank can check alone.
+    pub(super) fn prepare_call(&self, raw: &RawCall) -> Result<Ready, Error> {
+        let ranks = self.shape.ranks();
+        if let Some(root) = raw.collective.root()
+            && root as usize >= ranks
+        {
+            return Err(self.invalid(
+                raw,
+                format!("root {root} in a group of {ranks} ranks"),
+                "the root is a rank of the group",
+            ));
+        }
+        if raw.collective == Collective::SendRecv && ranks != 2 {
+            return Err(self.invalid(raw, "not for groups".into(), "use send and recv"));
+        }
+        let bytes = raw.count.checked_mul(raw.dtype.size() * ranks);
+        if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+            return Err(self.invalid(
+                raw,
+                format!("{} elements are more than memory can hold", raw.count),
+                "check the count, which is in elements",
+            ));
+        }
+        let apart = raw.blocks.is_some() || raw.input != raw.output.cast_const() || raw.count == 0;
+        if raw.collective == Collective::AllToAll && !apart && ranks > 1 {
+            return Err(self.invalid(
+                raw,
+                "input and output are the same memory".into(),
+                "give it an output of its own: it does not work in place",
+            ));
+        }
+        let kernel = if raw.collective.reduces() {
+            let kernel = Kernel::new(Variant::best(), raw.dtype, raw.op, ranks);
+            let explain = |why: crate::kernel::Unsupported| {
+                self.invalid(raw, why.to_string(), "choose a supported combination")
+            };
+            Some(kernel.map_err(explain)?)
+        } else {
+            None
+        };
+        let (count, blocks, lengths) = self.shares(raw)?;
+        Ok(Ready {
+            kernel,
+            count,
+            blocks,
+            lengths,
+        })
+    }
+
+    /// Checks the blocks of a call: how many there are, and their lengths. Returns the longest, the blocks of both sides, and a number for
+    /// lengths that differ.
+    fn shares(&self, raw: &RawCall) -> Result<(usize, Option<Arc<Blocks>>, u64), Error> {
+        let Some(blocks) = &raw.blocks else {
+            if raw.collective == Collective::AllToAllV {
+                return Err(self.invalid(raw, "no blocks".into(), "give a block for every rank"));
+            }
+            return Ok((raw.count, None, 0));
+        };
+        let expected = raw.collective.shares(self.shape.ranks());
+        let (input, output) = expected.unwrap_or((0, 0));
+        let root = |r: u32| r as usize == self.rank;
+        let (here_in, here_out) = match raw.collective {
+            Collective::Scatter { root: r } => (root(r), true),
+            Collective::Gather { root: r } => (true, root(r)),
+            _ => (true, true),
+        };
+        for (what, list, wanted, here) in [
+            ("input", &blocks.input, input, here_in),
+            ("output", &blocks.output, output, here_out),
+        ] {
+            let optional = list.is_empty() && raw.collective != Collective::AllToAllV;
+            if !optional && here && list.len() != wanted {
+                return Err(self.invalid(
+                    raw,
+                    format!("{} blocks of {what}, and {wanted} are needed", list.len()),
+                    "give one block for every rank",
+                ));
+            }
+        }
+        let uneven = match raw.collective {
+            Collective::AllGather => &blocks.output,
+            Collective::ReduceScatter => &blocks.input,
+            Collective::AllToAllV => return Ok((0, raw.blocks.clone(), 0)),
+            _ => &Vec::new(),
+        };
+        let differ = uneven.iter().any(|b| b.count != uneven[0].count);
+        let own = uneven.get(self.rank).map_or(raw.count, |b| b.count);
+        let all = blocks.input.iter().chain(&blocks.output);
+        let wrong = all.clone().find(|b| b.count != raw.count);
+        if own != raw.count || !differ && wrong.is_some() {
+            let theirs = wrong.map_or(own, |b| b.count);
+            return Err(self.invalid(
+                raw,
+                format!(
+                    "a block of {theirs} elements, where {} are expected",
+                    raw.count
+                ),
+                "a rank's own share has the same length on both sides",
+            ));
+        }
+        if !differ {
+            return Ok((raw.count, raw.blocks.clone(), 0));
+        }
+        let longest = uneven.iter().map(|b| b.count).max().unwrap_or(0);
+        let mut both = Blocks::clone(blocks);
+        let whole = |at: *mut u8| {
+            vec![Block {
+                at,
+                count: raw.count,
+            }]
+        };
+        if raw.collective == Collective::AllGather {
+            both.input = whole(raw.input.cast_mut());
+        } else {
+            both.output = whole(raw.output);
+        }
+        let lengths = digest(uneven.iter().map(|b| b.count));
+        Ok((longest, Some(Arc::new(both)), lengths))
+    }
+
+    /// The ranks show each other what each sends to each and expects of each; all must fit. Returns the most that any sends to any.
+    pub(super) fn agree_on_counts(&mut self, raw: &RawCall) -> Result<usize, Error> {
+        let ranks = self.shape.ranks();
+        let Some(blocks) = &raw.blocks else {
+            return Ok(0);
+        };
+        let sides = blocks.input.iter().chain(&blocks.output);
+        let mine: Vec<u64> = sides.map(|b| b.count as u64).collect();
+        let mut all = vec![0u64; 2 * ranks * ranks];
+        let exchange = RawCall {
+            collective: Collective::AllGather,
+            dtype: DType::U64,
+            op: ReduceOp::Sum,
+            count: 2 * ranks,
+            input: mine.as_ptr().cast(),
+            output: all.as_mut_ptr().cast(),
+            blocks: None,
+        };
+        // SAFETY: both vectors live until the call has ended here, or the engine is never stepped again.
+        let running = unsafe { self.submit(&exchange) }?;
+        let done = self.run(|core| core.finished(&running));
+        self.ended(&running, done.is_ok());
+        done?;
+        let mut most = 0;
+        for from in 0..ranks {
+            for to in 0..ranks {
+                let sent = all[2 * ranks * from + to];
+                let expected = all[2 * ranks * to + ranks + from];
+                if sent != expected {
+                    let mut error = self.invalid(
+                        raw,
+                        format!(
+                            "rank {from} sends {sent} elements to rank {to}, which expects {expected}"
+                        ),
+                        "the counts of both ranks must be the same",
+                    );
+                    // The same text on every rank.
+                    (error.rank, error.node, error.peer) = (None, None, Some(to));
+                    return Err(error);
+                }
+                most = most.max(sent);
+            }
+        }
+        Ok(most as usize)
+    }
+}

@@ -1,0 +1,161 @@
+//! Calls that run while their callers go on: one worker thread per communicator runs them in the order in which they were started, several
+//! at a time in the engine's pipeline. It starts with the first of them. Invariant: a call is told its end exactly once, however
+//! the communicator ends.
+
+use super::{
+    Communicator,
+    core::{Core, RawCall, Running},
+    pending::Pending,
+};
+use crate::error::{Error, Kind};
+use std::{
+    sync::{Condvar, Mutex, PoisonError},
+    time::Duration,
+};
+
+struct Order {
+    call: RawCall,
+    pending: Pending,
+}
+
+/// The queue between callers and the worker.
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    orders: Vec<Order>,
+    /// Calls that were ordered and have not ended.
+    open: usize,
+    started: bool,
+    closed: bool,
+}
+
+impl Queue {
+    /// Whether calls are under way that later ones must come behind.
+    pub fn busy(&self) -> bool {
+        self.state.lock().is_ok_and(|s| s.open > 0)
+    }
+
+    /// Orders wait for the worker.
+    fn waiting(&self) -> bool {
+        self.state.lock().is_ok_and(|s| !s.orders.is_empty())
+    }
+
+    /// Ends the worker once it has nothing to do.
+    pub fn close(&self) {
+        if let Ok(mut state) = self.state.lock() {
+            state.closed = true;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until no call is open, for at most `limit`; whether none is.
+    pub fn drained(&self, limit: Duration) -> bool {
+        let Ok(state) = self.state.lock() else {
+            return true;
+        };
+        let idle = self
+            .idle
+            .wait_timeout_while(state, limit, |state| state.open > 0);
+        idle.unwrap_or_else(PoisonError::into_inner).0.open == 0
+    }
+
+    fn next(&self) -> Option<Vec<Order>> {
+        let guard = self.state.lock().ok()?;
+        let mut state = self
+            .changed
+            .wait_while(guard, |s| s.orders.is_empty() && !s.closed)
+            .ok()?;
+        (!state.orders.is_empty()).then(|| std::mem::take(&mut state.orders))
+    }
+
+    fn ended(&self, order: &Order, result: Result<(), Error>) {
+        if let Ok(mut state) = self.state.lock() {
+            state.open -= 1;
+            if state.open == 0 {
+                self.idle.notify_all();
+            }
+        }
+        order.pending.tell(result);
+    }
+}
+
+/// Runs orders until the queue is closed.
+fn work(core: &Mutex<Core>, queue: &Queue) {
+    let mut running: Vec<(Order, Running)> = Vec::new();
+    while let Some(orders) = queue.next() {
+        let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut incoming = orders;
+        loop {
+            for order in incoming.drain(..) {
+                // SAFETY: whoever ordered keeps the buffers until told.
+                match unsafe { core.submit(&order.call) } {
+                    Ok(job) => running.push((order, job)),
+                    Err(error) => queue.ended(&order, Err(error)),
+                }
+            }
+            if running.is_empty() {
+                break;
+            }
+            let outcome = core
+                .run(|core| running.iter().any(|(_, job)| core.finished(job)) || queue.waiting());
+            running.retain(|(order, job)| {
+                let result = match &outcome {
+                    Ok(()) if core.finished(job) => Ok(()),
+                    Ok(()) => return true,
+                    Err(error) => Err(error.clone()),
+                };
+                core.ended(job, result.is_ok());
+                queue.ended(order, result);
+                false
+            });
+            if let Ok(mut state) = queue.state.lock() {
+                incoming = std::mem::take(&mut state.orders);
+            }
+        }
+    }
+}
+
+impl Communicator {
+    /// Starts a call and returns at once. Calls of one communicator run in the order in which they were made, blocking ones included, which
+    /// must be the same on all ranks. Errors come with the result.
+    ///
+    /// # Safety
+    /// As [`Communicator::run`], and the buffers must be left alone until the call has ended.
+    pub unsafe fn start(&self, call: RawCall) -> Pending {
+        if let Err(error) = self.born.check() {
+            return Pending::ended(Err(error));
+        }
+        let pending = Pending::default();
+        let queue = &self.queue;
+        let mut state = queue.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.started {
+            let (core, queue) = (self.core.clone(), self.queue.clone());
+            let spawned = std::thread::Builder::new()
+                .name("hfr-worker".into())
+                .spawn(move || work(&core, &queue));
+            if let Err(why) = spawned {
+                return Pending::ended(Err(Error::new(
+                    Kind::Start,
+                    format!("no thread for overlapping calls: {why}"),
+                    "raise the limit on threads",
+                )));
+            }
+            state.started = true;
+        }
+        state.open += 1;
+        state.orders.push(Order {
+            call,
+            pending: pending.clone(),
+        });
+        drop(state);
+        queue.changed.notify_all();
+        self.shared.ring();
+        pending
+    }
+}

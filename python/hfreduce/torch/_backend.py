@@ -1,0 +1,68 @@
+"""The two shapes in which torch takes a backend written in Python, and the function that torch calls to get one.
+
+Where `Backend` can be subclassed (torch 2.15), ours is registered with an ordinary ProcessGroup. Before, ours is the ProcessGroup itself,
+and answers for it. Neither shape holds a collective.
+"""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional
+
+import torch
+from torch._C._distributed_c10d import Backend as TorchBackend
+from torch.distributed import ProcessGroup
+
+from ._collectives import Collectives
+from ._meet import meet
+
+
+def _subclassable() -> bool:
+    """Whether Python may derive from torch's Backend. Older versions have the class, but nothing to construct it with."""
+    try:
+        type("Probe", (TorchBackend,), {})(0, 1)
+    except TypeError:
+        return False
+    return True
+
+
+class HfrBackend(Collectives, TorchBackend):
+    """Shape B: one backend of an ordinary ProcessGroup, so it goes together with others ("cpu:hfr,cuda:nccl")."""
+
+    def __init__(self, options: Any) -> None:
+        TorchBackend.__init__(self, options.group_rank, options.group_size)
+        self._begin(meet(options), options)
+
+
+class HfrProcessGroup(Collectives, ProcessGroup):
+    """Shape A: the ProcessGroup itself. What an ordinary one asks its backends for, it is asked for."""
+
+    def __init__(self, options: Any) -> None:
+        ProcessGroup.__init__(self, options.group_rank, options.group_size)
+        self._name: str = options.group_id
+        self._begin(meet(options), options)
+
+    @property
+    def group_name(self) -> str:
+        return self._name
+
+    def getGroupName(self) -> str:
+        return self._name
+
+    @property
+    def _device_types(self) -> List[torch.device]:
+        return [torch.device("cpu")]
+
+    def _get_backend(self, device: torch.device) -> "HfrProcessGroup":
+        if torch.device(device).type != "cpu":
+            raise RuntimeError(f"no backend for {device}: with this version of torch, a group of backend hfr has nothing but CPU tensors")
+        return self
+
+
+def create(options: Any, backend_options: Optional[object]) -> Any:
+    """Called by torch on every member of a new group."""
+    if backend_options is not None:
+        raise ValueError("backend hfr takes no pg_options; its settings are environment variables that begin with HFR_")
+    return (HfrBackend if _SUBCLASSABLE else HfrProcessGroup)(options)
+
+
+_SUBCLASSABLE = _subclassable()

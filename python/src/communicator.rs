@@ -1,0 +1,469 @@
+//! The communicator as Python sees it: methods that take buffers, and the native form `run` and `start` that all of them come down to.
+//! Knows no array library and holds no memory. Invariant: arguments are understood here, and everything is done by `inner`.
+
+use crate::{
+    call::Order,
+    error::{invalid, raise},
+    inner::{Inner, Object, interruptible},
+    keep::sweep,
+    memory,
+    names::{Name, name, operation},
+    pending::{Pending, seconds},
+    unique_id,
+};
+use hfreduce::{Config, Error};
+use pyo3::{prelude::*, types::PyString};
+use std::sync::Arc;
+
+type Text<'a, 'py> = Option<&'a Bound<'py, PyString>>;
+
+/// A group of ranks that call collectives together, all the same ones in the same order.
+#[pyclass(frozen, module = "hfreduce")]
+pub struct Communicator {
+    pub inner: Arc<Inner>,
+}
+
+impl Communicator {
+    pub fn new(comm: hfreduce::Communicator) -> Communicator {
+        Communicator {
+            inner: Inner::new(comm),
+        }
+    }
+
+    fn settings(
+        py: Python<'_>,
+        config: Result<Config, Error>,
+        timeout: Option<f64>,
+        connect_timeout: Option<f64>,
+    ) -> PyResult<Config> {
+        let mut config = config.map_err(|error| raise(py, &error))?;
+        if let Some(timeout) = timeout {
+            config.timeout = seconds(py, config.rank, "init", timeout)?;
+        }
+        if let Some(timeout) = connect_timeout {
+            config.connect_timeout = seconds(py, config.rank, "init", timeout)?;
+        }
+        Ok(config)
+    }
+
+    fn order(
+        &self,
+        name: Name,
+        op: Text<'_, '_>,
+        factor: Option<f64>,
+        root: i64,
+    ) -> PyResult<Order> {
+        let Inner { rank, size, .. } = *self.inner;
+        Ok(Order {
+            rank,
+            size,
+            name,
+            op: operation(rank, name, op, factor)?,
+            root,
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
+    fn collective(
+        &self,
+        py: Python<'_>,
+        name: Name,
+        input: Object<'_, '_>,
+        output: Object<'_, '_>,
+        (op, factor): (Text<'_, '_>, Option<f64>),
+        root: i64,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        let order = self.order(name, op, factor, root)?;
+        if async_op {
+            self.inner.start(py, order, input, output).map(Some)
+        } else {
+            self.inner.run(py, order, input, output).map(|()| None)
+        }
+    }
+
+    fn end(py: Python<'_>, pending: Pending, async_op: bool) -> PyResult<Option<Pending>> {
+        if async_op {
+            return Ok(Some(pending));
+        }
+        pending.wait_until(py, None)?;
+        Ok(None)
+    }
+}
+
+#[pymethods]
+impl Communicator {
+    /// Joins the job that the environment describes (torchrun, MPI launchers, Slurm, hfr run); alone where there is none.
+    #[staticmethod]
+    #[pyo3(signature = (*, timeout=None, connect_timeout=None))]
+    fn from_env(
+        py: Python<'_>,
+        timeout: Option<f64>,
+        connect_timeout: Option<f64>,
+    ) -> PyResult<Communicator> {
+        let config = Communicator::settings(py, Config::from_env(), timeout, connect_timeout)?;
+        interruptible(py, move || hfreduce::Communicator::connect(&config)).map(Communicator::new)
+    }
+
+    /// Joins the group that meets at a UniqueId, whose bytes all ranks have.
+    #[staticmethod]
+    #[pyo3(signature = (id, rank, world, *, timeout=None, connect_timeout=None))]
+    fn join(
+        py: Python<'_>,
+        id: &[u8],
+        rank: i64,
+        world: i64,
+        timeout: Option<f64>,
+        connect_timeout: Option<f64>,
+    ) -> PyResult<Communicator> {
+        let id = unique_id::parse(py, id)?;
+        let whole = |what: &str, number: i64, from: i64| match usize::try_from(number) {
+            Ok(whole) if number >= from => Ok(whole),
+            _ => {
+                let why = format!("{what} {number}; it is a whole number from {from} on");
+                Err(invalid(py, 0, "join", &why))
+            }
+        };
+        let (rank, world) = (whole("rank", rank, 0)?, whole("world", world, 1)?);
+        if rank >= world {
+            let why = format!("rank {rank} in a world of {world}");
+            return Err(invalid(py, rank, "join", &why));
+        }
+        let config = Config::of_rank(rank, world);
+        let config = Communicator::settings(py, config, timeout, connect_timeout)?;
+        interruptible(py, move || hfreduce::Communicator::join(&id, &config)).map(Communicator::new)
+    }
+
+    /// This process's rank.
+    #[getter]
+    fn rank(&self) -> usize {
+        self.inner.rank
+    }
+
+    /// Number of ranks.
+    #[getter]
+    fn size(&self) -> usize {
+        self.inner.size
+    }
+
+    /// This rank's node.
+    #[getter]
+    fn node(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.inner.get(py)?.node())
+    }
+
+    /// Number of nodes.
+    #[getter]
+    fn nodes(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.inner.get(py)?.nodes())
+    }
+
+    /// This rank's number on its node.
+    #[getter]
+    fn local_rank(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.inner.get(py)?.local_rank())
+    }
+
+    /// Ranks on this node.
+    #[getter]
+    fn local_size(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.inner.get(py)?.local_size())
+    }
+
+    /// How nodes reach each other: local, tcp, or none with one node.
+    #[getter]
+    fn transport(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.inner.get(py)?.transport())
+    }
+
+    /// Runs the collective of this name on this thread.
+    #[pyo3(signature = (name, input=None, output=None, op=None, factor=None, root=0))]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
+    fn run(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyString>,
+        input: Object<'_, '_>,
+        output: Object<'_, '_>,
+        op: Text<'_, '_>,
+        factor: Option<f64>,
+        root: i64,
+    ) -> PyResult<()> {
+        let name = self::name(self.inner.rank, name)?;
+        let order = self.order(name, op, factor, root)?;
+        self.inner.run(py, order, input, output)
+    }
+
+    /// Starts the collective of this name; returns at once. The buffers must be left alone until it has ended.
+    #[pyo3(signature = (name, input=None, output=None, op=None, factor=None, root=0))]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
+    fn start(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyString>,
+        input: Object<'_, '_>,
+        output: Object<'_, '_>,
+        op: Text<'_, '_>,
+        factor: Option<f64>,
+        root: i64,
+    ) -> PyResult<Pending> {
+        let name = self::name(self.inner.rank, name)?;
+        let order = self.order(name, op, factor, root)?;
+        self.inner.start(py, order, input, output)
+    }
+
+    /// Starts to send the buffer to a rank.
+    #[pyo3(signature = (buffer, to, tag=0))]
+    fn send_start(
+        &self,
+        py: Python<'_>,
+        buffer: &Bound<'_, PyAny>,
+        to: i64,
+        tag: i64,
+    ) -> PyResult<Pending> {
+        self.inner.pair(py, buffer, (to, tag), true)
+    }
+
+    /// Starts to receive into the buffer from a rank.
+    #[pyo3(signature = (buffer, source, tag=0))]
+    fn recv_start(
+        &self,
+        py: Python<'_>,
+        buffer: &Bound<'_, PyAny>,
+        source: i64,
+        tag: i64,
+    ) -> PyResult<Pending> {
+        self.inner.pair(py, buffer, (source, tag), false)
+    }
+
+    /// Reduces x over all ranks, into out or in place; afterwards it is the same on all, bit for bit.
+    #[pyo3(signature = (x, out=None, op=None, *, factor=None, async_op=false))]
+    fn all_reduce(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        out: Object<'_, '_>,
+        op: Text<'_, '_>,
+        factor: Option<f64>,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        self.collective(py, Name::AllReduce, Some(x), out, (op, factor), 0, async_op)
+    }
+
+    /// Reduces one share per rank and leaves each rank its own, in out.
+    #[pyo3(signature = (x, out=None, op=None, *, factor=None, async_op=false))]
+    fn reduce_scatter(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        out: Object<'_, '_>,
+        op: Text<'_, '_>,
+        factor: Option<f64>,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        let name = Name::ReduceScatter;
+        self.collective(py, name, Some(x), out, (op, factor), 0, async_op)
+    }
+
+    /// Gives every rank every rank's x, in out; with x None this rank's own share of out is its input.
+    #[pyo3(signature = (x, out, *, async_op=false))]
+    fn all_gather(
+        &self,
+        py: Python<'_>,
+        x: Object<'_, '_>,
+        out: &Bound<'_, PyAny>,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        let name = Name::AllGather;
+        self.collective(py, name, x, Some(out), (None, None), 0, async_op)
+    }
+
+    /// Gives every rank the root's x, in place.
+    #[pyo3(signature = (x, root=0, *, async_op=false))]
+    fn broadcast(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        root: i64,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        let name = Name::Broadcast;
+        self.collective(py, name, Some(x), None, (None, None), root, async_op)
+    }
+
+    /// Reduces x over all ranks; the root gets the result, in out or in place.
+    #[pyo3(signature = (x, out=None, op=None, root=0, *, factor=None, async_op=false))]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
+    fn reduce(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        out: Object<'_, '_>,
+        op: Text<'_, '_>,
+        root: i64,
+        factor: Option<f64>,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        self.collective(py, Name::Reduce, Some(x), out, (op, factor), root, async_op)
+    }
+
+    /// Share s of x goes to rank s, and share s of out comes from it.
+    #[pyo3(signature = (x, out, *, async_op=false))]
+    fn all_to_all(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        let name = Name::AllToAll;
+        self.collective(py, name, Some(x), Some(out), (None, None), 0, async_op)
+    }
+
+    /// As all_to_all, with lists of buffers of any sizes.
+    #[pyo3(signature = (x, out, *, async_op=false))]
+    fn all_to_all_v(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        let name = Name::AllToAllV;
+        self.collective(py, name, Some(x), Some(out), (None, None), 0, async_op)
+    }
+
+    /// Gives the root every rank's x, in out, which the others need not have.
+    #[pyo3(signature = (x, out=None, root=0, *, async_op=false))]
+    fn gather(
+        &self,
+        py: Python<'_>,
+        x: Object<'_, '_>,
+        out: Object<'_, '_>,
+        root: i64,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        self.collective(py, Name::Gather, x, out, (None, None), root, async_op)
+    }
+
+    /// Gives every rank its share of the root's x, which the others need not have, in out.
+    #[pyo3(signature = (x, out=None, root=0, *, async_op=false))]
+    fn scatter(
+        &self,
+        py: Python<'_>,
+        x: Object<'_, '_>,
+        out: Object<'_, '_>,
+        root: i64,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        self.collective(py, Name::Scatter, x, out, (None, None), root, async_op)
+    }
+
+    /// Returns when all ranks have come here.
+    #[pyo3(signature = (*, async_op=false))]
+    fn barrier(&self, py: Python<'_>, async_op: bool) -> PyResult<Option<Pending>> {
+        self.collective(py, Name::Barrier, None, None, (None, None), 0, async_op)
+    }
+
+    /// Sends x to a rank.
+    #[pyo3(signature = (x, to, tag=0, *, async_op=false))]
+    fn send(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        to: i64,
+        tag: i64,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        Communicator::end(py, self.inner.pair(py, x, (to, tag), true)?, async_op)
+    }
+
+    /// Receives into x from a rank.
+    #[pyo3(signature = (x, source, tag=0, *, async_op=false))]
+    fn recv(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        source: i64,
+        tag: i64,
+        async_op: bool,
+    ) -> PyResult<Option<Pending>> {
+        Communicator::end(py, self.inner.pair(py, x, (source, tag), false)?, async_op)
+    }
+
+    /// A communicator of the ranks with the same color, ordered by key; None for no part in any. All ranks call it.
+    #[pyo3(signature = (color, key=0))]
+    fn split(
+        &self,
+        py: Python<'_>,
+        color: Option<u32>,
+        key: i64,
+    ) -> PyResult<Option<Communicator>> {
+        let comm = self.inner.get(py)?;
+        let made = interruptible(py, move || comm.split(color, key))?;
+        Ok(made.map(Communicator::new))
+    }
+
+    /// Ends the group: every call on every rank fails from now on, those that run included.
+    fn abort(&self, py: Python<'_>, why: &str) -> PyResult<()> {
+        let comm = self.inner.get(py)?;
+        py.detach(|| comm.abort(why));
+        Ok(())
+    }
+
+    /// Leaves the group. Later calls raise; closing twice is fine.
+    fn close(&self, py: Python<'_>) {
+        sweep(py);
+        self.inner.close();
+    }
+
+    /// The error with which the group has failed, if it has.
+    fn failure<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let failure = self.inner.get(py)?.failure();
+        Ok(failure.map(|error| raise(py, &error).into_value(py).into_bound(py).into_any()))
+    }
+
+    /// The last 64 calls of this rank and whom it waits for.
+    fn report(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.inner.get(py)?.report())
+    }
+
+    /// So many bytes of memory that all ranks of the node see: calls on it copy nothing in or out. Zeroed.
+    fn alloc<'py>(slf: &Bound<'py, Self>, nbytes: usize) -> PyResult<Bound<'py, PyAny>> {
+        memory::shared(slf, nbytes)
+    }
+
+    /// A numpy array in such memory.
+    #[pyo3(signature = (shape, dtype=None))]
+    fn empty<'py>(
+        slf: &Bound<'py, Self>,
+        shape: &Bound<'py, PyAny>,
+        dtype: Object<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        memory::array(slf, shape, dtype)
+    }
+
+    /// A torch tensor in such memory.
+    #[pyo3(signature = (shape, dtype=None))]
+    fn torch_empty<'py>(
+        slf: &Bound<'py, Self>,
+        shape: &Bound<'py, PyAny>,
+        dtype: Object<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        memory::tensor(slf, shape, dtype)
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_raised))]
+    fn __exit__(&self, py: Python<'_>, _raised: &Bound<'_, pyo3::types::PyTuple>) {
+        self.close(py);
+    }
+
+    fn __repr__(&self) -> String {
+        let Inner { rank, size, .. } = *self.inner;
+        format!("<hfreduce.Communicator: rank {rank} of {size}>")
+    }
+}

@@ -1,0 +1,142 @@
+//! What the torch backend needs beyond the classes: callbacks that may wait for other calls. Completing one of torch's futures runs whatever
+//! a user hung on it, and PowerSGD waits for the next all_reduce in there; so it is done neither on the thread that runs the calls nor on
+//! one that another callback may hold. Knows nothing of torch. Invariants: a job is never behind one that waits; the thread that runs
+//! calls takes no interpreter lock; a forked child makes threads of its own.
+
+use crate::{
+    keep::{Held, visit},
+    pending::Pending,
+};
+use pyo3::prelude::*;
+use std::{
+    collections::VecDeque,
+    ptr,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicPtr, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+/// Threads that run callbacks: as many as there are callbacks that wait at the same time, and one more.
+struct Crew {
+    process: u32,
+    state: Mutex<State>,
+    bell: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Held>,
+    /// Threads that wait for the bell.
+    idle: usize,
+}
+
+static CREW: AtomicPtr<Crew> = AtomicPtr::new(ptr::null_mut());
+/// A thread without work for so long ends.
+const IDLE: Duration = Duration::from_secs(30);
+
+impl Crew {
+    /// This process's crew. A forked child's copy of its parent's is left alone: its lock may be held by a thread that is not there.
+    fn get() -> &'static Crew {
+        let process = std::process::id();
+        loop {
+            let known = CREW.load(Ordering::Acquire);
+            // SAFETY: crews are never freed.
+            if let Some(crew) = unsafe { known.as_ref() }.filter(|crew| crew.process == process) {
+                return crew;
+            }
+            let made = Box::into_raw(Box::new(Crew {
+                process,
+                state: Mutex::default(),
+                bell: Condvar::new(),
+            }));
+            if CREW
+                .compare_exchange(known, made, Ordering::AcqRel, Ordering::Acquire)
+                .is_err()
+            {
+                // SAFETY: nobody else has seen it.
+                drop(unsafe { Box::from_raw(made) });
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the callback called soon, by a thread that nothing else keeps.
+    fn submit(&'static self, callback: Held) {
+        let mut state = self.lock();
+        state.jobs.push_back(callback);
+        if state.idle >= state.jobs.len() {
+            self.bell.notify_one();
+            return;
+        }
+        drop(state);
+        let spawned = std::thread::Builder::new()
+            .name("hfr-callback".into())
+            .spawn(|| self.serve());
+        if spawned.is_err() {
+            // The next thread that has time takes it, or this one does: late is better than never.
+            let job = self.lock().jobs.pop_back();
+            job.into_iter().for_each(call);
+        }
+    }
+
+    fn serve(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                call(job);
+                state = self.lock();
+                continue;
+            }
+            state.idle += 1;
+            let (woken, waited) = self
+                .bell
+                .wait_timeout(state, IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            state.idle -= 1;
+            if waited.timed_out() && state.jobs.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+fn call(mut held: Held) {
+    visit(|py| {
+        for callback in held.take(py) {
+            call_now(py, &callback);
+        }
+    });
+}
+
+fn call_now(py: Python<'_>, callback: &Py<PyAny>) {
+    if let Err(failed) = callback.call1(py, (py.None(),)) {
+        failed.write_unraisable(py, Some(callback.bind(py)));
+    }
+}
+
+/// Calls `callback(None)` when all of them have ended, well or not: at once where they have, else on a thread that may wait for others.
+#[pyfunction]
+pub fn when_ended(py: Python<'_>, pending: Vec<Py<Pending>>, callback: Py<PyAny>) {
+    if pending.iter().all(|p| p.get().pending.result().is_some()) {
+        call_now(py, &callback);
+        return;
+    }
+    let left = Arc::new(AtomicUsize::new(pending.len()));
+    let held = Arc::new(Mutex::new(Some(Held::new(vec![callback]))));
+    for one in &pending {
+        let (left, held) = (left.clone(), held.clone());
+        one.get().pending.then(move |_| {
+            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                let last = held.lock().unwrap_or_else(PoisonError::into_inner).take();
+                last.into_iter().for_each(|held| Crew::get().submit(held));
+            }
+        });
+    }
+}
