@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn collectives_by_name() {
-        assert_eq!(collectives("all", 3).expect("all").len(), 6);
+        assert_eq!(collectives("all", 3).expect("all").len(), 10);
         let reduce = collectives("reduce", 3).expect("reduce");
         assert_eq!(reduce, [Collective::Reduce { root: 3 }]);
         assert_eq!(

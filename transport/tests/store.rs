@@ -38,16 +38,18 @@ fn both() -> Vec<(&'static str, Arc<dyn Store>, Option<StoreServer>)> {
 fn values_are_set_replaced_and_waited_for() {
     for (kind, store, _server) in both() {
         let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
-        store.set("plan", &bytes).unwrap();
+        store.set("plan", &bytes, later()).unwrap();
         assert_eq!(store.get("plan", soon()).unwrap(), bytes, "{kind}");
-        store.set("plan", b"").unwrap();
+        store.set("plan", b"", later()).unwrap();
         assert_eq!(store.get("plan", soon()).unwrap(), b"", "{kind}");
         std::thread::scope(|scope| {
             let waiters: Vec<_> = (0..4)
                 .map(|_| scope.spawn(|| store.get("address of rank 0", later())))
                 .collect();
             std::thread::sleep(Duration::from_millis(50));
-            store.set("address of rank 0", b"10.0.0.1").unwrap();
+            store
+                .set("address of rank 0", b"10.0.0.1", later())
+                .unwrap();
             for waiter in waiters {
                 assert_eq!(waiter.join().unwrap().unwrap(), b"10.0.0.1", "{kind}");
             }
@@ -70,7 +72,7 @@ fn a_value_that_does_not_come_is_named() {
             error.to_string().contains("'segment of node 3'"),
             "{kind}: {error}"
         );
-        store.set("segment of node 3", b"x").unwrap();
+        store.set("segment of node 3", b"x", later()).unwrap();
         assert_eq!(store.get("segment of node 3", soon()).unwrap(), b"x");
     }
 }
@@ -146,7 +148,7 @@ fn contradictions_are_refused_alike() {
             first.join().unwrap().unwrap();
         });
         let big = vec![1; Limits::default().value + 1];
-        assert!(store.set("big", &big).is_err(), "{kind}");
+        assert!(store.set("big", &big, later()).is_err(), "{kind}");
     }
 }
 
@@ -179,7 +181,7 @@ fn strangers_are_closed_and_hold_nobody_up() {
         .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         .unwrap();
     let store = TcpStore::connect(&address, COOKIE, later()).unwrap();
-    store.set("k", b"v").unwrap();
+    store.set("k", b"v", later()).unwrap();
     assert_eq!(store.get("k", soon()).unwrap(), b"v");
     for mut stream in silent.into_iter().chain([half, scraper]) {
         stream
@@ -212,7 +214,12 @@ fn a_client_waits_for_a_late_server() {
         let client = scope.spawn(|| TcpStore::connect(&address, COOKIE, later()));
         std::thread::sleep(Duration::from_millis(300));
         let _server = StoreServer::start(&address, COOKIE).unwrap();
-        client.join().unwrap().unwrap().set("k", b"v").unwrap();
+        client
+            .join()
+            .unwrap()
+            .unwrap()
+            .set("k", b"v", later())
+            .unwrap();
     });
 }
 
@@ -298,6 +305,6 @@ fn connections_are_limited_and_freed() {
     drop(first);
     TcpStore::connect(&address, COOKIE, later())
         .unwrap()
-        .set("k", b"v")
+        .set("k", b"v", later())
         .unwrap();
 }

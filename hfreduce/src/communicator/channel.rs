@@ -27,6 +27,8 @@ use std::{
 const SLOTS: usize = 64 << 20;
 /// Making the group takes milliseconds once both ends are there.
 const JOIN: Duration = Duration::from_secs(20);
+/// Closing waits so long for the other end: a message that was received has been confirmed before.
+const FAREWELL: Duration = Duration::from_millis(300);
 /// Whoever waits for the other end looks for a verdict this often.
 const SLICE: Duration = Duration::from_millis(250);
 
@@ -51,8 +53,10 @@ impl Channels {
         }
     }
 
-    /// Lets go of all of them: idle ones end, and messages that are under way are given up.
-    pub fn close(&self) {
+    /// Lets go of all of them: idle ones end, and messages that are under way are given up. Waits for `limit` at most until they have said
+    /// goodbye, so that nobody takes the end of this process for a crash.
+    pub fn close(&self, limit: Duration) {
+        let until = Instant::now() + limit;
         for channel in self.all() {
             channel.close();
             let state = channel.state();
@@ -60,6 +64,14 @@ impl Channels {
                 drop(state);
                 comm.abort("the group was closed while a message was under way");
             }
+        }
+        for channel in self.all() {
+            let left = until.saturating_duration_since(Instant::now());
+            let running = |state: &mut State| state.started && !state.ended;
+            let waited = channel
+                .changed
+                .wait_timeout_while(channel.state(), left, running);
+            drop(waited);
         }
     }
 }
@@ -76,6 +88,7 @@ struct State {
     running: bool,
     started: bool,
     closed: bool,
+    ended: bool,
 }
 
 /// One end of a channel.
@@ -156,7 +169,9 @@ impl Channel {
             }
         }
         let parts = connect::join(&self.config, self.group.store.clone(), &name)?;
-        Ok(Arc::new(Communicator::of(parts, self.config.clone())))
+        let mut comm = Communicator::of(parts, self.config.clone());
+        comm.patience = FAREWELL;
+        Ok(Arc::new(comm))
     }
 
     /// The channel's thread: carries messages until the channel is closed.
@@ -186,6 +201,9 @@ impl Channel {
             pending.tell(result);
         }
         self.state().comm = None;
+        drop(comm);
+        self.state().ended = true;
+        self.changed.notify_all();
     }
 
     fn next(&self) -> Option<Message> {

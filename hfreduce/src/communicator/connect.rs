@@ -227,11 +227,15 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         rank,
         world,
         shared.clone(),
-        (rank == 0).then_some(judge),
+        Some(judge),
         deadline,
     )
     .map_err(|e| start(e, "").at(rank, node))?;
     watch(&control, &hellos, &shape, rank, node);
+    let (host, pid) = control.monitor();
+    let arbiter = hellos
+        .iter()
+        .position(|h| h.pid == pid && h.host.starts_with(host));
     gather("joined", b"")?;
     let sharing = hellos.iter().filter(|h| h.host == hello.host).count();
     // Nodes emulated on one host share its cores; rank 0's count serves all, so that all choose alike.
@@ -248,6 +252,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
             store,
             name: name.to_owned(),
             control,
+            arbiter,
             peers,
         }),
         segment.clone(),

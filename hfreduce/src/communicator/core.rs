@@ -74,6 +74,8 @@ pub struct Group {
     pub store: Arc<dyn Rendezvous>,
     pub name: String,
     pub control: Control,
+    /// The rank whose process arbitrates; none, where that is no member of this group.
+    pub arbiter: Option<usize>,
     pub peers: Vec<PeerAddress>,
 }
 
@@ -291,8 +293,8 @@ impl Core {
             if waited >= check {
                 self.note_waits();
                 if let Some(group) = &self.group {
-                    if group.control.is_orphaned() && self.waits_for(0) {
-                        return Err(self.fail(left(0)));
+                    if let Some(rank) = self.waits_for_one_that_left(group) {
+                        return Err(self.fail(left(rank)));
                     }
                     group.control.report(Report::Check(Vec::new()));
                 }
@@ -348,9 +350,14 @@ impl Core {
         self.shared.history.waits(waits.collect());
     }
 
-    fn waits_for(&self, rank: u32) -> bool {
-        let mut waits = self.engine.blocked(self.rank as u32).into_iter();
-        waits.any(|b| b.rank == rank)
+    /// Where nobody arbitrates any more: a rank that this one waits for, and that is known to have gone.
+    fn waits_for_one_that_left(&self, group: &Group) -> Option<usize> {
+        if !group.control.is_orphaned() {
+            return None;
+        }
+        let gone = |rank: &usize| group.arbiter == Some(*rank) || group.control.has_ended(*rank);
+        let waits = self.engine.blocked(self.rank as u32).into_iter();
+        waits.map(|b| b.rank as usize).find(gone)
     }
 
     fn stalled(&self, waited: Duration) -> Error {
@@ -409,9 +416,12 @@ impl Core {
             return error;
         };
         let explained = matches!(error.kind, Kind::Wire | Kind::Timeout | Kind::PeerLost);
-        if explained && group.control.is_orphaned() {
-            // Nobody arbitrates any more; that rank 0 has left is what all can see alike.
-            self.shared.poison(left(0));
+        if explained
+            && group.control.is_orphaned()
+            && let Some(arbiter) = group.arbiter
+        {
+            // Nobody arbitrates any more; that the arbiter has left is what all can see alike.
+            self.shared.poison(left(arbiter));
             return self.shared.verdict().unwrap_or(error);
         }
         group.control.report(how(error.to_bytes()));

@@ -59,6 +59,8 @@ pub struct Communicator {
     splits: Mutex<u64>,
     channels: Channels,
     born: Generation,
+    /// How long closing waits for the others.
+    patience: Duration,
     /// Where all ranks meet, in rank 0's process: as long as any of its groups lives there. Only held; locked because a server is not for
     /// several threads, and a communicator is.
     server: Option<Arc<Mutex<StoreServer>>>,
@@ -115,6 +117,7 @@ impl Communicator {
             splits: Mutex::new(0),
             channels: Channels::default(),
             born: Generation::default(),
+            patience: FAREWELL,
             server: parts.server.map(|server| Arc::new(Mutex::new(server))),
             core: Arc::new(Mutex::new(parts.core)),
         }
@@ -250,6 +253,9 @@ impl Communicator {
 /// How long a rank that closes its communicator waits for the others, so that nobody meets a closed connection in a last call.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// A last word to the rendezvous, which may just be going, may take so long.
+const WORD: Duration = Duration::from_millis(300);
+
 impl Drop for Communicator {
     fn drop(&mut self) {
         if self.born.is_past() {
@@ -258,7 +264,7 @@ impl Drop for Communicator {
             std::mem::forget((self.group.clone(), self.heap.clone(), self.server.clone()));
             return;
         }
-        self.channels.close();
+        self.channels.close(FAREWELL);
         // Calls that were started end first: they have the buffers.
         if !self.queue.drained(FAREWELL) {
             self.abort("the communicator was closed while calls were running");
@@ -270,15 +276,17 @@ impl Drop for Communicator {
                 self.farewell(group);
             }
             group.control.leave();
+            self.last_at_the_rendezvous(group);
         }
         self.server.take();
     }
 }
 
 impl Communicator {
+    /// Ranks whose connections carry bytes close together, so that nobody's last bytes are cut off.
     fn farewell(&self, group: &Group) {
         let key = format!("{}/farewell", group.name);
-        let until = Instant::now() + FAREWELL;
+        let until = Instant::now() + self.patience;
         // Whoever does not come in time has either failed, which everyone hears, or is late, which costs nobody else.
         while !self.shared.poisoned() && Instant::now() < until {
             let slice = until.min(Instant::now() + Duration::from_millis(100));
@@ -287,6 +295,27 @@ impl Communicator {
                 .gather(&key, self.size(), self.rank(), b"", slice);
             if !matches!(all, Err(hfr_transport::store::Error::Missing { .. })) {
                 break;
+            }
+        }
+    }
+
+    /// The process with the rendezvous closes it behind the others, who may still meet there for messages.
+    fn last_at_the_rendezvous(&self, group: &Group) {
+        let key = |rank: usize| format!("{}/left/{rank}", group.name);
+        match &self.server {
+            Some(server) if Arc::strong_count(server) == 1 => {
+                let until = Instant::now() + self.patience;
+                for other in (0..self.size()).filter(|r| *r != self.rank()) {
+                    if self.shared.poisoned() || group.store.get(&key(other), until).is_err() {
+                        break;
+                    }
+                }
+            }
+            // The rendezvous may be gone, which is nobody's concern any more.
+            _ if group.control.is_orphaned() => {}
+            _ => {
+                let until = Instant::now() + WORD;
+                drop(group.store.set(&key(self.rank()), b"1", until));
             }
         }
     }

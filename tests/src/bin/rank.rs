@@ -49,9 +49,11 @@ fn main() -> ExitCode {
             comm = None;
             say("dropped");
         } else if let Err(error) = act(comm.as_ref(), step) {
-            // The first failure stays: whatever is called now fails in the same words, and at once. (Behind `split` it is another group's.)
+            // The first failure stays: whatever is called now fails in the same words, and at once.
+            // A message fails in words of its own, and so does what comes behind `split`.
             if let Some(comm) = comm
                 && !step.starts_with("split")
+                && !step.starts_with("ring")
                 && comm.barrier().err().as_ref() != Some(&error)
             {
                 say("wrong: a later call does not return the first failure");
@@ -87,6 +89,7 @@ fn act(comm: Option<&Communicator>, step: &str) -> Result<(), Error> {
             let half = comm().split(Some(color), 0)?.expect("a color");
             for_times(&half, number(1), number(2))?;
         }
+        "ring" => ring(comm(), number(1), number(2))?,
         "loop" => for_times(comm(), number(1), number(2))?,
         "call" => {
             let root = number(5);
@@ -118,6 +121,40 @@ fn for_times(comm: &Communicator, count: usize, times: usize) -> Result<(), Erro
             say(&format!(
                 "wrong: element {i} of call {time} is {}",
                 buffer[i]
+            ));
+        }
+        if time == 2 {
+            say("looping");
+        }
+    }
+    Ok(())
+}
+
+/// Messages to the next rank and from the one before, whose contents are checked; says `looping` behind the third.
+fn ring(comm: &Communicator, count: usize, times: usize) -> Result<(), Error> {
+    let (me, n) = (comm.rank(), comm.size());
+    let (next, before) = ((me + 1) % n, (me + n - 1) % n);
+    let mut got = vec![0i32; count];
+    for time in 0..times {
+        let word = |rank: usize, i: usize| (rank * 1000 + time % 89 + i) as i32;
+        let own: Vec<i32> = (0..count).map(|i| word(me, i)).collect();
+        // A thread for one of the two directions: who sends first waits for who receives.
+        std::thread::scope(|s| {
+            let sent = s.spawn(|| comm.send(&own, next));
+            let received = comm.recv(&mut got, before);
+            let sent = sent.join().expect("no panic");
+            // Where both fail, one may be the consequence of a neighbour's giving up: the other names the cause.
+            let cause = |r: &Result<(), Error>| matches!(r, Err(e) if e.cause.contains("killed"));
+            if cause(&received) {
+                received
+            } else {
+                sent.and(received)
+            }
+        })?;
+        if let Some(i) = (0..count).find(|&i| got[i] != word(before, i)) {
+            say(&format!(
+                "wrong: element {i} of message {time} is {}",
+                got[i]
             ));
         }
         if time == 2 {

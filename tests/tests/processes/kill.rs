@@ -140,3 +140,27 @@ fn after_the_last_call() {
         assert_eq!(codes, [Some(0); 3], "{}", job.story());
     }
 }
+
+#[test]
+fn between_messages_both_neighbours_end() {
+    let before = left_over();
+    for (nodes, wire) in [(&[3][..], "auto"), (&[2, 1], "tcp")] {
+        let mut job = start(&Plan::new(nodes, wire, "20"), &["ring:50000:1000000"]);
+        job.hears(&[0, 1, 2], "looping");
+        let since = Instant::now();
+        job.kill(1);
+        let errors = [0, 2].map(|rank| job.fails_alike(&[rank], SOON));
+        // Who had nothing under way with the dead hears of the neighbour that gave up.
+        let names = |e: &String| e.contains("rank 1 ") && e.contains("killed");
+        assert!(errors.iter().any(names), "{errors:?}");
+        for (error, other) in errors.iter().zip([2, 0]) {
+            let left = format!("rank {other} has left the communicator");
+            let closed = format!("peer rank {other}: connection closed");
+            let gave_up = error.contains(&left) || error.contains(&closed);
+            assert!(names(error) || gave_up, "{error}");
+        }
+        // The first to end waits for the others before it closes the rendezvous, and speaks behind that.
+        job.was_told(&[0, 2], since, SOON);
+    }
+    assert_eq!(left_over(), before);
+}

@@ -207,7 +207,7 @@ mod tests {
                 ReduceOp::Sum
             )]
         );
-        assert_eq!(ask("all", "half", "sum").expect("all").len(), 6);
+        assert_eq!(ask("all", "half", "sum").expect("all").len(), 10);
     }
 
     #[test]

@@ -43,11 +43,14 @@ pub struct Control {
     done: Mutex<mpsc::Receiver<()>>,
     left: AtomicBool,
     orphaned: Arc<AtomicBool>,
+    ended: Arc<Mutex<Vec<usize>>>,
+    /// Host and process of the monitor.
+    monitor: (String, u32),
 }
 
 impl Control {
     /// Joins `group` as `rank` of `world` at the rendezvous server at `server` (`host:port`). Returns when the monitor knows
-    /// this rank, without waiting for the others. Rank 0 brings the judge. A group's name is free again when all its
+    /// this rank, without waiting for the others. A judge is asked of the first rank that brought one and is still there. A group's name is free again when all its
     /// ranks have come and gone.
     ///
     /// # Errors
@@ -90,15 +93,18 @@ impl Control {
         stream
             .set_nonblocking(true)
             .map_err(|error| lost(error.to_string()))?;
+        let monitor = (host.clone(), pid);
         let session = Session::new(hooks, judge, host, pid);
         let (commands, inbox) = unbounded_channel();
         let (finished, done) = mpsc::channel();
         let orphaned = Arc::new(AtomicBool::new(false));
         let flag = orphaned.clone();
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        let seen = ended.clone();
         std::thread::Builder::new()
             .name("hfr-control".into())
             .spawn(move || {
-                run(stream, session, inbox, flag);
+                run(stream, session, inbox, flag, seen);
                 drop(finished);
             })
             .map_err(|error| lost(error.to_string()))?;
@@ -107,6 +113,8 @@ impl Control {
             done: Mutex::new(done),
             left: AtomicBool::new(false),
             orphaned,
+            ended,
+            monitor,
         })
     }
 
@@ -122,9 +130,20 @@ impl Control {
         let _ = self.commands.send(Command::Watch { rank, process, pid });
     }
 
-    /// Whether the monitor has closed in order: rank 0 has left, and nobody arbitrates any more.
+    /// Whether the monitor has closed in order: its process has left, and nobody arbitrates any more.
     pub fn is_orphaned(&self) -> bool {
         self.orphaned.load(Ordering::Acquire)
+    }
+
+    /// Whether the process of `rank`, which is watched, has ended. Where nobody arbitrates any more this is all that is known.
+    pub fn has_ended(&self, rank: usize) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.contains(&rank)
+    }
+
+    /// The monitor's process: its host's name and its id there.
+    pub fn monitor(&self) -> (&str, u32) {
+        (&self.monitor.0, self.monitor.1)
     }
 
     /// Leaves in order: from now on the end of this process is no failure. Waits for the monitor's word for half a second
@@ -159,6 +178,7 @@ fn run(
     session: Session,
     inbox: UnboundedReceiver<Command>,
     orphaned: Arc<AtomicBool>,
+    ended: Arc<Mutex<Vec<usize>>>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -175,6 +195,7 @@ fn run(
                 events,
                 outbox,
                 orphaned,
+                ended,
             }
             .run(inbox, news)
             .await;
@@ -191,6 +212,7 @@ struct Thread {
     events: UnboundedSender<Event>,
     outbox: UnboundedSender<Vec<u8>>,
     orphaned: Arc<AtomicBool>,
+    ended: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Thread {
@@ -235,11 +257,15 @@ impl Thread {
                 self.session.ended();
                 None
             }
-            Event::Died { rank, pid } => Some(FromRank::Died {
-                rank,
-                host: host_name(),
-                pid,
-            }),
+            Event::Died { rank, pid } => {
+                let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+                ended.push(rank);
+                Some(FromRank::Died {
+                    rank,
+                    host: host_name(),
+                    pid,
+                })
+            }
         };
         self.send(answer);
     }

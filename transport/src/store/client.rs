@@ -19,8 +19,6 @@ use super::{Error, Store};
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Between attempts, at most.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How long an answer may take that the server gives at once.
-const PROMPT: Duration = Duration::from_secs(10);
 /// Connections kept for later calls.
 const IDLE: usize = 8;
 
@@ -84,12 +82,12 @@ impl TcpStore {
 }
 
 impl Store for TcpStore {
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+    fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result<(), Error> {
         let request = Request::Set {
             key: key.to_owned(),
             value: value.to_owned(),
         };
-        self.call(key, &request, Instant::now() + PROMPT).map(drop)
+        self.call(key, &request, deadline).map(drop)
     }
 
     fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>, Error> {

@@ -56,7 +56,7 @@ impl Default for MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+    fn set(&self, key: &str, value: &[u8], _deadline: Instant) -> Result<(), Error> {
         self.table().set(key, value)?;
         self.0.1.notify_all();
         Ok(())

@@ -28,8 +28,8 @@ pub trait Store: Send + Sync {
     /// Sets `key` (1 to 512 bytes), over an older value if there is one.
     ///
     /// # Errors
-    /// A limit of the store, or the connection to it is lost.
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), Error>;
+    /// A limit of the store; the connection to it is lost, or cannot be had until `deadline`.
+    fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result<(), Error>;
 
     /// The value of `key`; waits until there is one.
     ///

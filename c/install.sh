@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Builds the C interface and installs it below PREFIX: shared and static library, header, pkg-config files. PROFILE is cargo's; without it, the
+# release. Knows nothing of the code.
+#
+# usage: c/install.sh [--profile PROFILE] PREFIX
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+
+profile=release
+if [ "${1:-}" = --profile ]; then
+    profile=${2:?"--profile needs the name of one, such as dev"}
+    shift 2
+fi
+if [ $# != 1 ] || [ -z "$1" ]; then
+    echo "usage: c/install.sh [--profile PROFILE] PREFIX" >&2
+    exit 2
+fi
+if ! command -v cargo >/dev/null; then
+    echo "this needs Rust 1.95 or later; install it with rustup (https://www.rust-lang.org/tools/install) and start again" >&2
+    exit 1
+fi
+
+version=$(sed -n 's/^#define HFR_\(MAJOR\|MINOR\|PATCH\) //p' "$here/include/hfreduce.h" | paste -sd.)
+soname=$(sed -n 's/.*-soname,\(libhfreduce\.so\.[0-9]*\).*/\1/p' "$here/build.rs")
+cargo build --profile "$profile" --manifest-path "$here/Cargo.toml"
+# Cargo calls the folder of the profile dev otherwise.
+built=${CARGO_TARGET_DIR:-$here/../target}/${profile/#dev/debug}
+mkdir -p "$1"
+prefix=$(cd "$1" && pwd)
+# What a program needs beside the static library: what Rust's standard library needs.
+needs=$(echo | rustc --crate-type staticlib --print native-static-libs -o /dev/null - 2>&1 | sed -n 's/^note: native-static-libs: //p')
+
+install -d "$prefix/lib/pkgconfig" "$prefix/include"
+install -m 644 "$here/include/hfreduce.h" "$prefix/include/"
+install -m 644 "$built/libhfreduce.a" "$prefix/lib/"
+install -m 755 "$built/libhfreduce.so" "$prefix/lib/libhfreduce.so.$version"
+ln -sf "libhfreduce.so.$version" "$prefix/lib/$soname"
+ln -sf "$soname" "$prefix/lib/libhfreduce.so"
+
+# describe NAME LIBS PRIVATE
+describe() {
+    cat >"$prefix/lib/pkgconfig/$1.pc" <<END
+prefix=$prefix
+libdir=\${prefix}/lib
+includedir=\${prefix}/include
+
+Name: $1
+Description: Collectives on the CPU for data-parallel training, in the shape of NCCL's interface
+Version: $version
+Cflags: -I\${includedir}
+Libs: $2
+${3:+Libs.private: $3}
+END
+}
+describe hfreduce "-L\${libdir} -lhfreduce" "$needs"
+# The static library although the shared one lies beside it.
+describe hfreduce-static "\${libdir}/libhfreduce.a $needs" ""
+echo "installed $version in $prefix: cc app.c \$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --cflags --libs hfreduce)"

@@ -1,0 +1,192 @@
+//! `hfrConfig_t`: read, checked, and laid over the library's settings. Knows no communicator. Invariant: no byte past the size that the caller
+//! gives is read, and a setting that this library does not know is refused, never ignored.
+
+use crate::fail::{Fail, Outcome};
+use hfr::Config;
+use std::{
+    ffi::{CStr, c_char, c_int, c_uint},
+    time::Duration,
+};
+
+/// `hfrConfig_t`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Given {
+    pub size: usize,
+    pub magic: c_uint,
+    pub version: c_uint,
+    pub blocking: c_int,
+    pub timeoutMs: c_int,
+    pub connectTimeoutMs: c_int,
+    pub node: *const c_char,
+}
+
+/// `HFR_CONFIG_MAGIC`.
+pub const MAGIC: c_uint = 0x3172_6668;
+/// `HFR_CONFIG_UNDEF_INT`.
+const UNDEFINED: c_int = c_int::MIN;
+/// Size of the first version: shorter ones were never made.
+const FIRST: usize = 40;
+
+/// What `HFR_CONFIG_INITIALIZER` sets.
+const UNSET: Given = Given {
+    size: size_of::<Given>(),
+    magic: MAGIC,
+    version: 0,
+    blocking: UNDEFINED,
+    timeoutMs: UNDEFINED,
+    connectTimeoutMs: UNDEFINED,
+    node: std::ptr::null(),
+};
+
+/// Settings that were given.
+#[derive(Default, Debug, PartialEq)]
+pub struct Settings {
+    pub blocking: Option<bool>,
+    pub timeout: Option<Duration>,
+    pub connect_timeout: Option<Duration>,
+    pub node: Option<String>,
+}
+
+impl Settings {
+    /// Reads what C gives; NULL gives nothing.
+    ///
+    /// # Safety
+    /// `at` is NULL or points to a size that is true.
+    pub unsafe fn read(at: *const Given) -> Outcome<Settings> {
+        if at.is_null() {
+            return Ok(Settings::default());
+        }
+        // SAFETY: every version begins with size and magic.
+        let (size, magic) = unsafe { ((*at).size, (*at).magic) };
+        if magic != MAGIC || size < FIRST {
+            return Err(Fail::argument(
+                "the config was not set up; begin with hfrConfig_t config = HFR_CONFIG_INITIALIZER",
+            ));
+        }
+        if size > size_of::<Given>() {
+            // SAFETY: within the size of the first version.
+            let version = unsafe { (*at).version };
+            return Err(Fail::argument(format!(
+                "the config has {size} bytes and this library knows {}: the program was compiled with the later hfreduce.h \
+                 {}.{}.{}; install the library that belongs to it",
+                size_of::<Given>(),
+                version / 10_000,
+                version / 100 % 100,
+                version % 100
+            )));
+        }
+        let mut given = UNSET;
+        // SAFETY: `size` bytes are there, as the caller promises, and no more than a `Given` has are copied.
+        unsafe { std::ptr::copy_nonoverlapping(at.cast::<u8>(), (&raw mut given).cast(), size) };
+        Ok(Settings {
+            blocking: flag("blocking", given.blocking)?,
+            timeout: milliseconds("timeoutMs", given.timeoutMs)?,
+            connect_timeout: milliseconds("connectTimeoutMs", given.connectTimeoutMs)?,
+            // SAFETY: as the caller promises, a string that ends.
+            node: unsafe { text("node", given.node) }?,
+        })
+    }
+
+    /// `config` with what was given.
+    pub fn over(&self, mut config: Config) -> Config {
+        config.timeout = self.timeout.unwrap_or(config.timeout);
+        config.connect_timeout = self.connect_timeout.unwrap_or(config.connect_timeout);
+        if let Some(node) = &self.node {
+            node.clone_into(&mut config.node);
+        }
+        config
+    }
+}
+
+fn flag(name: &str, value: c_int) -> Outcome<Option<bool>> {
+    match value {
+        UNDEFINED => Ok(None),
+        0 | 1 => Ok(Some(value == 1)),
+        _ => Err(Fail::argument(format!(
+            "the config's {name} is {value}; it is 0 or 1"
+        ))),
+    }
+}
+
+fn milliseconds(name: &str, value: c_int) -> Outcome<Option<Duration>> {
+    match value {
+        UNDEFINED => Ok(None),
+        1.. => Ok(Some(Duration::from_millis(value.unsigned_abs().into()))),
+        _ => Err(Fail::argument(format!(
+            "the config's {name} is {value}; it is a number of milliseconds above 0"
+        ))),
+    }
+}
+
+/// A string of C's; none for NULL.
+///
+/// # Safety
+/// `at` is NULL or a string that ends.
+pub unsafe fn text(name: &str, at: *const c_char) -> Outcome<Option<String>> {
+    if at.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise.
+    let text = unsafe { CStr::from_ptr(at) }.to_str();
+    match text {
+        Ok(text) if !text.is_empty() => Ok(Some(text.to_owned())),
+        Ok(_) => Err(Fail::argument(format!(
+            "the {name} is empty; give it a name"
+        ))),
+        Err(_) => Err(Fail::argument(format!(
+            "the {name} is no UTF-8; use plain text"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(given: &Given) -> Outcome<Settings> {
+        // SAFETY: a whole `Given`.
+        unsafe { Settings::read(given) }
+    }
+
+    #[test]
+    fn what_is_not_set_is_left_to_the_library() {
+        assert_eq!(read(&UNSET), Ok(Settings::default()));
+        let mut given = UNSET;
+        (given.blocking, given.timeoutMs, given.node) = (0, 1500, c"left".as_ptr());
+        let settings = read(&given).expect("good");
+        assert_eq!(settings.blocking, Some(false));
+        let config = settings.over(Config::new(0, 1, "", b""));
+        assert_eq!(config.timeout, Duration::from_millis(1500));
+        assert_eq!(
+            config.connect_timeout,
+            Config::new(0, 1, "", b"").connect_timeout
+        );
+        assert_eq!(config.node, "left");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (change, word) in [
+            (
+                (|g| g.magic = 0) as fn(&mut Given),
+                "HFR_CONFIG_INITIALIZER",
+            ),
+            (|g| g.size = FIRST - 8, "HFR_CONFIG_INITIALIZER"),
+            (
+                |g| (g.size, g.version) = (g.size + 8, 10_203),
+                "later hfreduce.h 1.2.3",
+            ),
+            (|g| g.blocking = 2, "blocking is 2"),
+            (|g| g.timeoutMs = 0, "timeoutMs is 0"),
+            (|g| g.connectTimeoutMs = -1, "connectTimeoutMs is -1"),
+            (|g| g.node = c"".as_ptr(), "node is empty"),
+            (|g| g.node = c"\xff".as_ptr(), "UTF-8"),
+        ] {
+            let mut given = UNSET;
+            change(&mut given);
+            let fail = read(&given).expect_err(word);
+            assert!(fail.text.contains(word), "{} lacks {word}", fail.text);
+        }
+    }
+}
