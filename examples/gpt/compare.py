@@ -87,6 +87,9 @@ def show(args: argparse.Namespace, names: list[str], times: list[list[float]]) -
         job.say(f"{name:<10}{1e3 * middle:>10.1f}{f'{1e3 * low:.1f} .. {1e3 * high:.1f}':>20}{tokens / middle:>12.0f}")
     # Blocks that ran next to each other are set against each other, which leaves out what drifts.
     blocks = [times[start : start + BLOCK] for start in range(0, len(times), BLOCK)]
-    ratios = sorted(sum(row[1] for row in block) / sum(row[0] for row in block) for block in blocks)
-    spread = f"{ratios[0]:.3f} .. {ratios[-1]:.3f} over {len(ratios)} blocks"
-    job.say(f"a step over {names[1]} takes {statistics.median(ratios):.3f} times as long as over {names[0]} ({spread})")
+    ratios = [sum(row[1] for row in block) / sum(row[0] for row in block) for block in blocks]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    job.say(
+        f"a step over {names[1]} takes {middle:.3f} times as long as over {names[0]}"
+        f" (quartiles {low:.3f} .. {high:.3f} over {len(ratios)} blocks)"
+    )
