@@ -232,6 +232,38 @@ void two_at_a_time(Rank* self) {
   CHECK(done == 1 && std::string(hfrGetLastError(second)).empty(), "%s", hfrGetLastError(second));
 }
 
+// Threads that make, use and destroy communicators while another tries whatever handle it sees: it is told, and nothing else happens.
+void destroyed_in_use(Rank* self) {
+  (void)self;
+  std::atomic<hfrComm_t> seen{nullptr};
+  std::atomic<bool> over{false};
+  std::size_t good = 0, stale = 0;
+  std::thread other([&] {
+    while (!over || good + stale < 1000) {
+      std::array<float, 3> three{1, 2, 3};
+      const hfrResult_t result = hfrAllReduce(three.data(), three.data(), 3, hfrFloat, hfrSum, seen.load(), nullptr);
+      CHECK(result == hfrSuccess || result == hfrInvalidArgument || result == hfrInvalidUsage, "%s", hfrGetLastError(nullptr));
+      (result == hfrSuccess ? good : stale)++;
+    }
+  });
+  std::vector<std::thread> makers;
+  for (int t = 0; t < 3; t++) {
+    makers.emplace_back([&seen] {
+      for (int i = 0; i < 30; i++) {
+        hfrUniqueId id;
+        OK(hfrGetUniqueId(&id));
+        Comm comm(1, id, 0);
+        seen = comm;
+        for (int k = 0; k < 20; k++) sums<float>(comm, 100);
+      }
+    });
+  }
+  for (auto& maker : makers) maker.join();
+  over = true;
+  other.join();
+  CHECK(good > 0 && stale > 0, "%zu calls on good handles, %zu on stale ones", good, stale);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -242,6 +274,7 @@ int main(int argc, char** argv) {
       {"threads_on_two_nodes", 1, 1, 1, -1, threads_on_two_nodes},
       {"one_thread", 1, 1, 1, -1, one_thread},
       {"abort_from_another_thread", 1, 1, 1, -1, abort_from_another_thread},
+      {"destroyed_in_use", 1, 1, 1, -1, destroyed_in_use},
       {"two_at_a_time", RANKS, 2, 1, -1, two_at_a_time},
   };
   return run_cases(cases, sizeof cases / sizeof cases[0], argc > 1 ? argv[1] : nullptr);

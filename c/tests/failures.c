@@ -304,9 +304,66 @@ static void not_blocking_killed(Rank* self) {
   OK(hfrCommDestroy(comm));
 }
 
+/* A number below limit; the same ones in every run. */
+static unsigned next_number(unsigned limit) {
+  static uint64_t state = 0x9e3779b97f4a7c15u;
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return (unsigned)(state >> 33) % limit;
+}
+
+/* Arguments at random, good ones and bad ones: every call returns, with a text where it fails, and the group of one works afterwards. */
+static void nonsense(Rank* self) {
+  static const size_t COUNT[] = {0, 1, 5, 8, SIZE_MAX, SIZE_MAX / 2 + 1};
+  static char buffers[2][64];
+  hfrComm_t good = NULL, stale = NULL, comms[4];
+  size_t zero[1] = {0}, eight[1] = {8}, i, refused = 0, made = 0;
+  OK(hfrCommInitRank(&good, 1, self->id, 0));
+  OK(hfrCommSplit(good, 0, 0, &stale, NULL));
+  OK(hfrCommDestroy(stale));
+  comms[0] = comms[3] = good;
+  comms[1] = stale;
+  comms[2] = (hfrComm_t)(void*)buffers;
+  for (i = 0; i < 100000; i++) {
+    hfrComm_t comm = next_number(9) == 0 ? NULL : comms[next_number(4)];
+    hfrStream_t stream = next_number(9) == 0 ? buffers : NULL;
+    void* in = next_number(9) == 0 ? NULL : buffers[0];
+    void* out = next_number(9) == 0 ? NULL : buffers[1];
+    hfrDataType_t type = (hfrDataType_t)((int)next_number(15) - 1);
+    hfrRedOp_t op = next_number(4) == 0 ? (hfrRedOp_t)(hfrBand + next_number(4)) : (hfrRedOp_t)next_number(7);
+    int root = next_number(5) == 0 ? (int)next_number(3) - 1 : 0;
+    size_t count = COUNT[next_number(sizeof COUNT / sizeof COUNT[0])];
+    const size_t *first = next_number(9) == 0 ? NULL : zero, *counts = next_number(3) == 0 ? &count : eight;
+    hfrResult_t result;
+    switch (next_number(14)) {
+      case 0: result = hfrAllReduce(in, out, count, type, op, comm, stream); break;
+      case 1: result = hfrReduceScatter(in, out, count, type, op, comm, stream); break;
+      case 2: result = hfrAllGather(in, out, count, type, comm, stream); break;
+      case 3: result = hfrBroadcast(in, out, count, type, root, comm, stream); break;
+      case 4: result = hfrBcast(in, count, type, root, comm, stream); break;
+      case 5: result = hfrReduce(in, out, count, type, op, root, comm, stream); break;
+      case 6: result = hfrAlltoAll(in, out, count, type, comm, stream); break;
+      case 7: result = hfrAlltoAllv(in, counts, first, out, counts, zero, type, comm, stream); break;
+      case 8: result = hfrGather(in, out, count, type, root, comm, stream); break;
+      case 9: result = hfrScatter(in, out, count, type, root, comm, stream); break;
+      case 10: result = hfrSend(in, count, type, root, comm, stream); break;
+      case 11: result = hfrRecv(out, count, type, root, comm, stream); break;
+      case 12: result = hfrRedOpDestroy(op, comm); break;
+      default: result = hfrMemFree(in); break;
+    }
+    CHECK(result == hfrSuccess || result == hfrInvalidArgument, "call %zu: %s: %s", i, hfrGetErrorString(result),
+          hfrGetLastError(NULL));
+    refused += result == hfrInvalidArgument;
+    made += result == hfrSuccess;
+  }
+  CHECK(refused > 10000 && made > 1000, "%zu calls were refused, %zu made", refused, made);
+  works(good, 1);
+  OK(hfrCommDestroy(good));
+}
+
 int main(int argc, char** argv) {
   static const Case CASES[] = {
       {"arguments", RANKS, 1, 0, -1, arguments},
+      {"nonsense", 1, 1, 1, -1, nonsense},
       {"joining", RANKS, 1, 1, -1, joining},
       {"other_count", RANKS, 1, 0, -1, other_count},
       {"other_count", RANKS, 2, 0, -1, other_count},

@@ -76,7 +76,8 @@ pub struct Config {
     /// Bytes of slots that the plans of a node may take in all, the same on all ranks. Only what is used is reserved; when it is full, all
     /// plans are forgotten and installed anew as they are used.
     pub slots: usize,
-    /// Bytes of address space for registered buffers of each rank, the same on all ranks of a node; `None` for as much as the machine has memory.
+    /// Bytes of address space for registered buffers of each rank, the same on all ranks of a node; `None` for an equal
+    /// part of as much as the machine has memory.
     pub heap: Option<usize>,
     /// Name of the all_reduce plan to use.
     pub algorithm: Option<String>,

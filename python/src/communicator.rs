@@ -9,7 +9,7 @@ use crate::{
     memory,
     names::{Name, name, operation},
     pending::{Pending, seconds},
-    unique_id,
+    unique_id, world,
 };
 use hfreduce::{Config, Error};
 use pyo3::{prelude::*, types::PyString};
@@ -102,7 +102,7 @@ impl Communicator {
         connect_timeout: Option<f64>,
     ) -> PyResult<Communicator> {
         let config = Communicator::settings(py, Config::from_env(), timeout, connect_timeout)?;
-        interruptible(py, move || hfreduce::Communicator::connect(&config)).map(Communicator::new)
+        interruptible(py, move || world::join(&config)).map(Communicator::new)
     }
 
     /// Joins the group that meets at a UniqueId, whose bytes all ranks have.

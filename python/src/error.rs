@@ -111,9 +111,11 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
     )
 }
 
-/// As [`raise`], with the operation's name where the error does not tell it.
+/// As [`raise`]; what was wrong in this rank's call alone gets the call's name. A failure of the group reads the same on all ranks.
 pub fn raise_in(py: Python<'_>, operation: &str, mut error: Error) -> PyErr {
-    error.operation.get_or_insert_with(|| operation.to_owned());
+    if error.kind == Kind::InvalidArgument {
+        error.operation.get_or_insert_with(|| operation.to_owned());
+    }
     raise(py, &error)
 }
 

@@ -161,14 +161,20 @@ impl Inner {
             std::mem::forget(comm);
             return;
         }
-        let mut reducers = self.reducers.lock().unwrap_or_else(PoisonError::into_inner);
-        let reducers = std::mem::take(&mut *reducers);
-        for reducer in reducers.iter().filter_map(Weak::upgrade) {
-            reducer::take(&reducer);
-        }
+        let mut held = self.reducers.lock().unwrap_or_else(PoisonError::into_inner);
+        let reducers = std::mem::take(&mut *held);
+        drop(held);
         // Leaving may take a moment, in which other threads go on.
         let mut comm = Some(comm);
-        Python::try_attach(|py| py.detach(|| drop(comm.take())));
+        let mut leave = || {
+            if let Some(comm) = comm.take() {
+                for reducer in reducers.iter().filter_map(Weak::upgrade) {
+                    reducer::close(&reducer, &comm);
+                }
+            }
+        };
+        Python::try_attach(|py| py.detach(&mut leave));
+        leave();
     }
 }
 

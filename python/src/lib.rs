@@ -16,6 +16,7 @@ mod protocol;
 mod reducer;
 mod torch;
 mod unique_id;
+mod world;
 
 use pyo3::prelude::*;
 
@@ -23,7 +24,9 @@ use pyo3::prelude::*;
 #[pyfunction]
 fn _end(py: Python<'_>, process: u32) {
     if std::process::id() == process {
+        py.detach(world::farewell);
         inner::close_all();
+        py.detach(world::leave);
         keep::end(py);
     }
 }

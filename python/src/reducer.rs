@@ -17,7 +17,10 @@ use pyo3::{
     prelude::*,
     types::{PyString, PyType},
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::Duration,
+};
 
 /// The library's reducer and what its running reductions use.
 pub struct State {
@@ -232,8 +235,31 @@ impl Drop for Reducer {
     }
 }
 
-/// Ends a reducer's work, detached.
-pub fn take(state: &Shared) {
+/// How long a communicator that is closed waits for its reducers' work before it is given up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn take(state: &Shared) {
     let take = || state.lock().unwrap_or_else(PoisonError::into_inner).take();
     Python::try_attach(|py| py.detach(|| drop(take())));
+}
+
+/// Ends a reducer whose communicator is closed; detached. What still runs after a moment is aborted, since its tensors are in use.
+pub fn close(state: &Shared, comm: &hfreduce::Communicator) {
+    // Whoever synchronizes has the lock, and is right to wait.
+    let Some(state) = state.try_lock().ok().and_then(|mut state| state.take()) else {
+        return;
+    };
+    if state.keep.is_empty() {
+        return;
+    }
+    let (tell, told) = mpsc::channel();
+    let waits = std::thread::Builder::new().spawn(move || {
+        drop(state);
+        // Nobody listens after the second wait.
+        let _ = tell.send(());
+    });
+    if waits.is_ok() && told.recv_timeout(PATIENCE).is_err() {
+        comm.abort("the communicator was closed while tensors were reduced");
+        let _ = told.recv_timeout(PATIENCE);
+    }
 }

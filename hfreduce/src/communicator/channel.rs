@@ -8,6 +8,7 @@ use super::{
     core::{Group, RawCall},
     pending::Pending,
     shared::Shared,
+    split::JOIN,
 };
 use crate::{
     config::Config,
@@ -25,8 +26,6 @@ use std::{
 
 /// Slots of a channel, virtual: one plan for two ranks needs less.
 const SLOTS: usize = 64 << 20;
-/// Making the group takes milliseconds once both ends are there.
-const JOIN: Duration = Duration::from_secs(20);
 /// Closing waits so long for the other end: a message that was received has been confirmed before.
 const FAREWELL: Duration = Duration::from_millis(300);
 /// Whoever waits for the other end looks for a verdict this often.

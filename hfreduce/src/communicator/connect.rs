@@ -164,10 +164,12 @@ fn places(config: &Config, world: usize, local_size: usize) -> (Arena, (usize, u
     let slots = board + Board::bytes(COUNTERS);
     let slot_bytes = config.slots.next_multiple_of(4096);
     let heap = slots + slot_bytes;
-    // As much address space per rank as the machine has memory: more can never be registered.
+    // As much address space per node as the machine has memory, in equal parts: more can never be registered, and a process with many groups
+    // must not run out of addresses.
     let pages = rustix::system::sysinfo();
     let ram = pages.totalram as usize * pages.mem_unit.max(1) as usize;
-    let each = config.heap.unwrap_or(ram).next_multiple_of(1 << 21);
+    let each = config.heap.unwrap_or(ram.div_ceil(local_size));
+    let each = each.next_multiple_of(1 << 21);
     let arena = Arena {
         board,
         counters: COUNTERS,

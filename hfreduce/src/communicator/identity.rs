@@ -2,6 +2,7 @@
 //! store of their own): the shape of NCCL's unique id. Making one starts the rendezvous in this process; it lives until the
 //! communicators of this process that joined it are gone. It knows nothing of ranks.
 
+use super::meeting::Server;
 use crate::{
     config::{interface_from_env, rendezvous_from_env},
     error::{Error, Kind},
@@ -17,7 +18,6 @@ const MAGIC: [u8; 4] = *b"HFR1";
 /// A documentation address (RFC 5737): the route to it is the default route.
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
-type Server = Arc<Mutex<StoreServer>>;
 /// A rendezvous of this process: held here until somebody has joined, and known as long as somebody holds it.
 type Entry = (SocketAddr, Option<Server>, Weak<Mutex<StoreServer>>);
 

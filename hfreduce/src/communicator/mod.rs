@@ -7,6 +7,7 @@ mod connect;
 mod core;
 mod fork;
 mod identity;
+mod meeting;
 mod memory;
 mod pending;
 mod queue;
@@ -26,6 +27,7 @@ use self::{
     channel::Channels,
     core::{Core, Group},
     fork::Generation,
+    meeting::{Meeting, Server},
     memory::Heap,
     queue::Queue,
     shared::Shared,
@@ -36,7 +38,6 @@ use crate::{
     error::{Error, Kind},
     plan::Shape,
 };
-use hfr_transport::store::StoreServer;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -61,9 +62,8 @@ pub struct Communicator {
     born: Generation,
     /// How long closing waits for the others.
     patience: Duration,
-    /// Where all ranks meet, in rank 0's process: as long as any of its groups lives there. Only held; locked because a server is not for
-    /// several threads, and a communicator is.
-    server: Option<Arc<Mutex<StoreServer>>>,
+    /// Where all ranks meet, until this process has closed all groups that come of it.
+    meeting: Option<Arc<Meeting>>,
 }
 
 const _: () = {
@@ -86,7 +86,12 @@ impl Communicator {
     /// # Errors
     /// Ranks that do not come in time, a wrong secret, no shared memory, settings that differ: each with what to do.
     pub fn connect(config: &Config) -> Result<Communicator, Error> {
-        Ok(Communicator::of(connect::connect(config)?, config.clone()))
+        let mut parts = connect::connect(config)?;
+        let server = parts
+            .server
+            .take()
+            .map(|server| Arc::new(Mutex::new(server)));
+        Ok(Communicator::of(parts, config.clone()).meeting_at(server))
     }
 
     /// Joins the group that meets where `id` says: the rank, the number of ranks and all other settings are `config`'s. Whoever made the id may
@@ -99,9 +104,7 @@ impl Communicator {
         config.rendezvous = Some(id.address().to_string());
         config.cookie = id.secret().to_vec();
         let server = id.server();
-        let mut comm = Communicator::of(connect::connect_to(&config)?, config);
-        comm.server = server;
-        Ok(comm)
+        Ok(Communicator::of(connect::connect_to(&config)?, config).meeting_at(server))
     }
 
     fn of(parts: connect::Parts, config: Config) -> Communicator {
@@ -118,9 +121,16 @@ impl Communicator {
             channels: Channels::default(),
             born: Generation::default(),
             patience: FAREWELL,
-            server: parts.server.map(|server| Arc::new(Mutex::new(server))),
+            meeting: None,
             core: Arc::new(Mutex::new(parts.core)),
         }
+    }
+
+    fn meeting_at(mut self, server: Option<Server>) -> Communicator {
+        let group = self.group.as_ref();
+        self.meeting =
+            group.map(|group| Arc::new(Meeting::new(group, self.rank(), self.size(), server)));
+        self
     }
 
     /// This process's rank.
@@ -184,6 +194,7 @@ impl Communicator {
         let result = unsafe { self.run_quietly(&call) };
         if let Err(error) = &result
             && error.kind != Kind::InvalidArgument
+            && self.shared.first_told()
         {
             eprint!(
                 "hfreduce: {error}\n{}",
@@ -253,15 +264,12 @@ impl Communicator {
 /// How long a rank that closes its communicator waits for the others, so that nobody meets a closed connection in a last call.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// A last word to the rendezvous, which may just be going, may take so long.
-const WORD: Duration = Duration::from_millis(300);
-
 impl Drop for Communicator {
     fn drop(&mut self) {
         if self.born.is_past() {
             // A forked child: connections, threads and memory are the parent's. They are left as they are until the process ends.
             std::mem::forget((self.core.clone(), self.queue.clone(), self.shared.clone()));
-            std::mem::forget((self.group.clone(), self.heap.clone(), self.server.clone()));
+            std::mem::forget((self.group.clone(), self.heap.clone(), self.meeting.clone()));
             return;
         }
         self.channels.close(FAREWELL);
@@ -276,9 +284,10 @@ impl Drop for Communicator {
                 self.farewell(group);
             }
             group.control.leave();
-            self.last_at_the_rendezvous(group);
         }
-        self.server.take();
+        if let (Some(meeting), true) = (&self.meeting, self.shared.poisoned()) {
+            meeting.failed();
+        }
     }
 }
 
@@ -295,27 +304,6 @@ impl Communicator {
                 .gather(&key, self.size(), self.rank(), b"", slice);
             if !matches!(all, Err(hfr_transport::store::Error::Missing { .. })) {
                 break;
-            }
-        }
-    }
-
-    /// The process with the rendezvous closes it behind the others, who may still meet there for messages.
-    fn last_at_the_rendezvous(&self, group: &Group) {
-        let key = |rank: usize| format!("{}/left/{rank}", group.name);
-        match &self.server {
-            Some(server) if Arc::strong_count(server) == 1 => {
-                let until = Instant::now() + self.patience;
-                for other in (0..self.size()).filter(|r| *r != self.rank()) {
-                    if self.shared.poisoned() || group.store.get(&key(other), until).is_err() {
-                        break;
-                    }
-                }
-            }
-            // The rendezvous may be gone, which is nobody's concern any more.
-            _ if group.control.is_orphaned() => {}
-            _ => {
-                let until = Instant::now() + WORD;
-                drop(group.store.set(&key(self.rank()), b"1", until));
             }
         }
     }

@@ -24,6 +24,7 @@ pub struct Shared {
     pub history: History,
     bell: Doorbell,
     poisoned: AtomicBool,
+    printed: AtomicBool,
     verdict: Mutex<Option<Error>>,
     told: Condvar,
 }
@@ -36,6 +37,7 @@ impl Shared {
             history: History::default(),
             bell,
             poisoned: AtomicBool::new(false),
+            printed: AtomicBool::new(false),
             verdict: Mutex::new(None),
             told: Condvar::new(),
         });
@@ -50,6 +52,11 @@ impl Shared {
     #[inline]
     pub fn poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// Whether the failure has not been printed yet: it is once, though every later call fails with it.
+    pub fn first_told(&self) -> bool {
+        !self.printed.swap(true, Ordering::Relaxed)
     }
 
     /// The verdict, if there is one.

@@ -2,7 +2,10 @@
 
 use super::{Communicator, connect};
 use crate::error::Error;
-use std::sync::PoisonError;
+use std::{sync::PoisonError, time::Duration};
+
+/// Ranks that have just called something together make a group within this time.
+pub const JOIN: Duration = Duration::from_secs(30);
 
 impl Communicator {
     /// Makes a communicator of the ranks with the same `color`, ordered by `key` and then by rank here; `None` for no part in any. All ranks call it.
@@ -26,6 +29,8 @@ impl Communicator {
         let mut config = self.config.clone();
         config.rank = members.iter().position(|r| *r == self.rank()).unwrap_or(0);
         config.world = members.len();
+        // All ranks are here: whoever does not come now has failed.
+        config.connect_timeout = config.connect_timeout.min(JOIN);
         if config.world == 1 {
             return Communicator::connect(&config).map(Some);
         }
@@ -36,7 +41,7 @@ impl Communicator {
         );
         let parts = connect::join(&config, store, &name)?;
         let mut comm = Communicator::of(parts, config);
-        comm.server = self.server.clone();
+        comm.meeting = self.meeting.clone();
         Ok(Some(comm))
     }
 }

@@ -12,6 +12,8 @@ from ranks import error_of, numbers, play, same
 
 pytestmark = pytest.mark.hfr
 
+NEW_SHAPE = hasattr(dist.Backend, "_ensure_backend_registered")
+
 
 def still_works(rank: int, world: int) -> None:
     tensor = numbers(rank, 100)
@@ -23,7 +25,6 @@ def refused(rank: int, world: int) -> None:
     """What is wrong on its face is refused before anything starts, with words that say what to do."""
     wrong: List[tuple] = [
         (dist.all_reduce, (torch.ones(4, 4).t()[1:],), "contiguous"),
-        (dist.all_reduce, (torch.empty(4, device="meta"),), "meta"),
         (dist.broadcast, (torch.eye(3).to_sparse(), 0), "sparse"),
         (dist.all_reduce, (torch.ones(3, dtype=torch.int16),), "int16"),
         (dist.all_gather_into_tensor, (torch.empty(world * 3 + 1), torch.ones(3)), "elements"),
@@ -32,10 +33,13 @@ def refused(rank: int, world: int) -> None:
         (dist.all_to_all_single, (torch.empty(4), torch.ones(4), [4], [4]), "split_sizes"),
         (dist.all_gather, ([torch.empty(3)] * (world + 1), torch.ones(3)), "list"),
     ]
+    if not NEW_SHAPE:
+        # An ordinary ProcessGroup answers for these itself: they have nothing to communicate.
+        wrong.append((dist.all_reduce, (torch.empty(4, device="meta"),), "meta"))
     for call, arguments, word in wrong:
         error = error_of(call, *arguments)
         assert isinstance(error, (ValueError, TypeError, RuntimeError, NotImplementedError)), error
-        assert word in str(error), f"{call.__name__}: {error}"
+        assert word in str(error).lower(), f"{call.__name__}: {error}"
         still_works(rank, world)
     dist.barrier()
 
@@ -74,7 +78,8 @@ def disagree(rank: int, world: int, act: Callable[[int], None]) -> str:
 @pytest.mark.parametrize("act", [sizes, types, operations, roots, calls])
 def test_ranks_that_disagree_all_hear_it(act) -> None:
     texts = play(3, disagree, act, timeout=3.0)
-    assert len(set(texts)) == 1, texts
+    # Each rank says in which call it heard of it; the rest is the same.
+    assert len({text.partition("ranks disagree")[2] for text in texts}) == 1 and "ranks disagree" in texts[0], texts
 
 
 def test_refused_calls_leave_the_group_usable() -> None:
@@ -115,7 +120,7 @@ def test_timeout_of_one_call_ends_the_group_for_all() -> None:
 def monitored(rank: int, world: int) -> str:
     group = dist.group.WORLD
     # Torch 2.9 refuses the function for any backend but gloo; the group has the method.
-    barrier = dist.monitored_barrier if hasattr(dist.Backend, "_ensure_backend_registered") else group.monitored_barrier
+    barrier = dist.monitored_barrier if NEW_SHAPE else group.monitored_barrier
     barrier(timeout=timedelta(seconds=20)) if barrier is dist.monitored_barrier else barrier(timedelta(seconds=20))
     text = "absent"
     if rank not in (1, 3):
