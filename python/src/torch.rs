@@ -2,7 +2,7 @@
 //! and callbacks that may wait for other calls. Completing one of torch's futures runs whatever
 //! a user hung on it, and PowerSGD waits for the next all_reduce in there; so it is done neither on the thread that runs the calls nor on
 //! one that another callback may hold. Knows torch's names and never imports it. Invariants: a job is never behind one that waits; the thread that runs
-//! calls takes no interpreter lock; a forked child makes threads of its own.
+//! calls takes no interpreter lock; a forked child uses none of its parent's threads.
 
 use crate::{
     call::Order,
@@ -15,10 +15,9 @@ use hfreduce::ReduceOp;
 use pyo3::{IntoPyObjectExt, intern, prelude::*, types::PyList};
 use std::{
     collections::VecDeque,
-    ptr,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, AtomicUsize, Ordering},
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -37,40 +36,31 @@ struct State {
     idle: usize,
 }
 
-static CREW: AtomicPtr<Crew> = AtomicPtr::new(ptr::null_mut());
+static CREW: OnceLock<Crew> = OnceLock::new();
 /// A thread without work for so long ends.
 const IDLE: Duration = Duration::from_secs(30);
 
-impl Crew {
-    /// This process's crew. A forked child's copy of its parent's is left alone: its lock may be held by a thread that is not there.
-    fn get() -> &'static Crew {
-        let process = std::process::id();
-        loop {
-            let known = CREW.load(Ordering::Acquire);
-            // SAFETY: crews are never freed.
-            if let Some(crew) = unsafe { known.as_ref() }.filter(|crew| crew.process == process) {
-                return crew;
-            }
-            let made = Box::into_raw(Box::new(Crew {
-                process,
-                state: Mutex::default(),
-                bell: Condvar::new(),
-            }));
-            if CREW
-                .compare_exchange(known, made, Ordering::AcqRel, Ordering::Acquire)
-                .is_err()
-            {
-                // SAFETY: nobody else has seen it.
-                drop(unsafe { Box::from_raw(made) });
-            }
-        }
+/// Has the callback called soon, by a thread that nothing else keeps.
+fn submit(callback: Held) {
+    let process = std::process::id();
+    let crew = CREW.get_or_init(|| Crew {
+        process,
+        state: Mutex::default(),
+        bell: Condvar::new(),
+    });
+    if crew.process == process {
+        crew.submit(callback);
+    } else {
+        // A forked child's copy: its lock may be held by a thread that is not there.
+        std::thread::spawn(|| call(callback));
     }
+}
 
+impl Crew {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the callback called soon, by a thread that nothing else keeps.
     fn submit(&'static self, callback: Held) {
         let mut state = self.lock();
         state.jobs.push_back(callback);
@@ -140,7 +130,7 @@ pub fn when_ended(py: Python<'_>, pending: Vec<Py<Pending>>, callback: Py<PyAny>
         one.get().pending.then(move |_| {
             if left.fetch_sub(1, Ordering::AcqRel) == 1 {
                 let last = held.lock().unwrap_or_else(PoisonError::into_inner).take();
-                last.into_iter().for_each(|held| Crew::get().submit(held));
+                last.into_iter().for_each(submit);
             }
         });
     }
