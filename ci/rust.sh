@@ -14,8 +14,19 @@ component() {
     "$@" >/dev/null 2>&1 || rustup component add "$name"
 }
 
-# summary LOG: the sum over all of cargo test's results in LOG, as "N passed, N failed".
+# summary LOG: the sum over all closing lines of cargo test and pytest in LOG, as "N passed, N failed".
 summary() {
     awk '/^test result: /{ for (i = 2; i <= NF; i++) { if ($i == "passed;") p += $(i-1); if ($i == "failed;") f += $(i-1) } }
+         /^(=+ )?[0-9]+ (passed|failed|skipped|error|errors|warning|warnings|deselected)[, ].* in [0-9.]+s/ {
+             for (i = 1; i < NF; i++) { word = $(i+1); sub(",", "", word)
+                 if (word == "passed") p += $i; if (word ~ /^(failed|errors?)$/) f += $i } }
          END { printf "%d passed, %d failed\n", p, f }' "$1"
+}
+
+# failures LOG: how many of them failed.
+failures() {
+    local total
+    total=$(summary "$1")
+    total=${total#*, }
+    echo "${total%% failed}"
 }

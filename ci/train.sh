@@ -5,26 +5,13 @@
 . "$(dirname "$0")/rust.sh"
 backend=${HFR_EXAMPLE_BACKEND:-hfr}
 version=${HFR_TORCH:-2.15.0}
-environment=${HFR_CI_CACHE:-$HOME/.cache/hfreduce-ci}/torch-$version
-python=$environment/bin/python
-
-# needs MODULE PACKAGE: installs a Python package where its module is missing.
-needs() {
-    "$python" -c "import $1" 2>/dev/null || "$python" -m pip install --quiet "$2"
-}
-[ -x "$python" ] || python3 -m venv "$environment"
-needs torch "torch==$version"
-needs numpy numpy
-needs pytest pytest
-needs accelerate accelerate
+python=$(ci/torch_env.sh "$version")
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 if [ "$backend" = hfr ]; then
-    needs maturin "maturin>=1.9,<2"
-    "$python" -m maturin build --quiet --release --locked --manifest-path python/Cargo.toml --interpreter "$python" --out "$scratch"
     # Beside the environment and not in it: other versions of the library may be tried with it at the same time.
-    "$python" -m pip install --quiet --no-deps --target "$scratch/site" "$scratch"/*.whl
+    ci/wheel.sh "$python" "$scratch/site"
     export PYTHONPATH=$scratch/site
 fi
 

@@ -149,3 +149,9 @@ class Reducer:
     def set_fused_dest(self, destination: Optional[Buffer]) -> None: ...
     def async_reduce(self, name: str, tensor: Buffer) -> None: ...
     def synchronize(self) -> List[str]: ...
+
+def all_reduce(comm: Communicator, tensors: List[Any], opts: Any) -> Any:
+    """For hfreduce.torch: an all_reduce with torch's arguments. None when done, a Pending, or NotImplemented for what is unusual."""
+
+def when_ended(pending: Sequence[Pending], callback: Callable[[None], object]) -> None:
+    """For hfreduce.torch: calls back when all have ended, well or not, on a thread that may wait for other calls."""

@@ -37,6 +37,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pending::Pending>()?;
     module.add_class::<unique_id::UniqueId>()?;
     module.add_class::<reducer::Reducer>()?;
+    module.add_function(wrap_pyfunction!(torch::all_reduce, module)?)?;
     module.add_function(wrap_pyfunction!(torch::when_ended, module)?)?;
     memory::add_to(module)?;
     error::add_to(module)?;

@@ -1,13 +1,18 @@
-//! What the torch backend needs beyond the classes: callbacks that may wait for other calls. Completing one of torch's futures runs whatever
+//! What the torch backend needs beyond the classes: an all_reduce that reads torch's own arguments, since DDP makes one call for each bucket;
+//! and callbacks that may wait for other calls. Completing one of torch's futures runs whatever
 //! a user hung on it, and PowerSGD waits for the next all_reduce in there; so it is done neither on the thread that runs the calls nor on
-//! one that another callback may hold. Knows nothing of torch. Invariants: a job is never behind one that waits; the thread that runs
+//! one that another callback may hold. Knows torch's names and never imports it. Invariants: a job is never behind one that waits; the thread that runs
 //! calls takes no interpreter lock; a forked child makes threads of its own.
 
 use crate::{
+    call::Order,
+    communicator::Communicator,
     keep::{Held, visit},
+    names::Name,
     pending::Pending,
 };
-use pyo3::prelude::*;
+use hfreduce::ReduceOp;
+use pyo3::{IntoPyObjectExt, intern, prelude::*, types::PyList};
 use std::{
     collections::VecDeque,
     ptr,
@@ -138,5 +143,57 @@ pub fn when_ended(py: Python<'_>, pending: Vec<Py<Pending>>, callback: Py<PyAny>
                 last.into_iter().for_each(|held| Crew::get().submit(held));
             }
         });
+    }
+}
+
+/// By torch's numbers, which its operations' hashes are. The one after these has a factor, which the general way reads.
+const OPS: [ReduceOp; 8] = [
+    ReduceOp::Sum,
+    ReduceOp::Avg,
+    ReduceOp::Prod,
+    ReduceOp::Min,
+    ReduceOp::Max,
+    ReduceOp::BAnd,
+    ReduceOp::BOr,
+    ReduceOp::BXor,
+];
+
+/// An all_reduce with torch's arguments: None when it is done, a Pending where the caller does not wait, NotImplemented for what is unusual
+/// (a factor, a timeout of its own, more than one tensor).
+#[pyfunction]
+pub fn all_reduce<'py>(
+    comm: &Bound<'py, Communicator>,
+    tensors: &Bound<'py, PyList>,
+    opts: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = comm.py();
+    let op = opts.getattr(intern!(py, "reduceOp"))?.hash()?;
+    let timeout = opts.getattr(intern!(py, "timeout"))?;
+    // Unset is minus one millisecond, which is a day less and some.
+    let unset = timeout.getattr(intern!(py, "days"))?.extract::<i64>()? < 0;
+    let (Some(op), true, 1) = (OPS.get(op as usize), unset, tensors.len()) else {
+        return Ok(py.NotImplemented().into_bound(py));
+    };
+    let inner = &comm.get().inner;
+    let order = Order {
+        rank: inner.rank,
+        size: inner.size,
+        name: Name::AllReduce,
+        op: *op,
+        root: 0,
+    };
+    let tensor = tensors.get_item(0)?;
+    // Torch before 2.7 does not say whether the caller waits.
+    let starts = match opts.getattr_opt(intern!(py, "asyncOp"))? {
+        Some(asynchronous) => asynchronous.is_truthy()?,
+        None => true,
+    };
+    if starts {
+        inner
+            .start(py, order, Some(&tensor), Some(&tensor))?
+            .into_bound_py_any(py)
+    } else {
+        inner.run(py, order, Some(&tensor), Some(&tensor))?;
+        Ok(py.None().into_bound(py))
     }
 }

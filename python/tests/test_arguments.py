@@ -52,7 +52,7 @@ REFUSED: List[Tuple[Callable[[hfreduce.Communicator], Any], Type[Exception], str
     (lambda c: c.all_reduce(np.ones(3), op="plus"), ValueError, "'plus' is no operation; there are sum prod"),
     (lambda c: c.all_reduce(np.ones(3), op="max", factor=2.0), ValueError, "only sum and mulsum take a factor"),
     (lambda c: c.all_reduce(np.ones(3), op="mulsum"), ValueError, "needs a factor"),
-    (lambda c: c.all_reduce(np.ones(3), op=1), TypeError, "op"),
+    (lambda c: c.all_reduce(np.ones(3), op=1), TypeError, "instance of 'str'"),
     (lambda c: c.all_reduce(np.ones(3), np.ones(4)), ValueError, "the input has 3 elements in all and the output 4"),
     (lambda c: c.all_reduce(np.ones(3), np.ones(3, "f4")), TypeError, "these have float64 and float32"),
     (lambda c: c.all_reduce(TWELVE[:6], TWELVE[3:9]), ValueError, "overlap"),

@@ -78,6 +78,13 @@ const UNSAFE: &[&str] = &[
     "hfreduce/src/simulate/mod.rs",
     "hfreduce/tests/kernels/support.rs",
     "hfreduce/tests/kernels/variants.rs",
+    "python/src/buffer.rs",
+    "python/src/inner.rs",
+    "python/src/keep.rs",
+    "python/src/memory.rs",
+    "python/src/protocol.rs",
+    "python/src/reducer.rs",
+    "python/src/world.rs",
     "tests/tests/matrix/shares.rs",
     "tests/tests/transports/contract.rs",
     "tests/tests/transports/drive.rs",
@@ -250,6 +257,7 @@ fn sources() -> Vec<Source> {
         "c",
         "examples",
         "hfreduce",
+        "python",
         "tests",
         "tools",
         "topology",
@@ -408,19 +416,21 @@ fn the_board_and_slots_are_placed_by_layout_alone() {
 #[test]
 fn programs_tests_and_examples_stand_on_the_library_and_not_in_it() {
     let sources = sources();
-    for folder in ["tools/", "tests/", "benches/", "examples/", "c/"] {
+    for folder in ["tools/", "tests/", "benches/", "examples/", "c/", "python/"] {
         for source in below(&sources, folder) {
             let reaches = source.text.contains(concat!("path = \"", ".."));
             assert!(!reaches, "{} reaches into other sources", source.path);
         }
     }
-    for source in below(&sources, "examples/") {
-        for other in ["hfr_transport", "hfr_topology"] {
-            assert!(
-                !source.has(other),
-                "{} uses {other}; users have hfreduce alone",
-                source.path
-            );
+    for folder in ["examples/", "c/src/", "python/src/"] {
+        for source in below(&sources, folder) {
+            for other in ["hfr_transport", "hfr_topology"] {
+                let path = &source.path;
+                assert!(
+                    !source.has(other),
+                    "{path} uses {other}; users have hfreduce alone"
+                );
+            }
         }
     }
 }

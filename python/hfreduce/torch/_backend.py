@@ -31,6 +31,12 @@ class HfrBackend(Collectives, TorchBackend):
     def __init__(self, options: Any) -> None:
         TorchBackend.__init__(self, options.group_rank, options.group_size)
         self._begin(meet(options), options)
+        self._options = TorchBackend.Options("hfr", options.timeout)
+
+    @property
+    def options(self) -> TorchBackend.Options:
+        """Torch reads it before it says that a group cannot be split; as with the answers in `Lifecycle`, there is no default."""
+        return self._options
 
 
 class HfrProcessGroup(Collectives, ProcessGroup):

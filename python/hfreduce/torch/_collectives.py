@@ -23,9 +23,9 @@ from torch._C._distributed_c10d import (
     ScatterOptions,
 )
 
-from .._native import Communicator, Pending
+from .._native import Communicator, Pending, all_reduce
 from ._lifecycle import Lifecycle
-from ._ops import as_real, reduction, seconds
+from ._ops import reduction, seconds
 from ._work import Work
 
 Tensors = List[torch.Tensor]
@@ -72,7 +72,9 @@ class Collectives(Lifecycle):
             return None
         return work
 
-    def _call_each(self, operation: str, options: Any, tensors: Tensors, inputs: Sequence[Any], outputs: Sequence[Any], **how: Any) -> Optional[Work]:
+    def _call_each(
+        self, operation: str, options: Any, tensors: Tensors, inputs: Sequence[Any], outputs: Sequence[Any], **how: Any
+    ) -> Optional[Work]:
         """One operation for each pair, started together, so that they run in each other's shadow."""
         if len(inputs) != len(outputs):
             raise ValueError(f"{operation}: {len(inputs)} inputs for {len(outputs)} outputs; give one output for each input")
@@ -92,18 +94,22 @@ class Collectives(Lifecycle):
     # Reductions.
 
     def allreduce(self, tensors: Tensors, opts: Any = None) -> Optional[Work]:
+        # DDP's way: everything that is usual is read and done in native code.
+        if opts.__class__ is AllreduceOptions and self.limit is None:
+            started = all_reduce(self.communicator, tensors, opts)
+            if started is None:
+                return None
+            if started is not NotImplemented:
+                return self._work("all_reduce", [started], tensors)
         opts = _options(AllreduceOptions, opts)
         tensor = _one(tensors, "all_reduce")
         op, factor = reduction(opts.reduceOp)
-        if tensor.is_complex():
-            tensor = as_real(tensor, op, "all_reduce")
         return self._call("all_reduce", opts, tensors, tensor, tensor, op=op, factor=factor)
 
     def allreduce_coalesced(self, tensors: Tensors, opts: Any = None) -> Optional[Work]:
         opts = _options(AllreduceCoalescedOptions, opts)
         op, factor = reduction(opts.reduceOp)
-        reals = [as_real(tensor, op, "all_reduce") if tensor.is_complex() else tensor for tensor in tensors]
-        return self._call_each("all_reduce", opts, tensors, reals, reals, op=op, factor=factor)
+        return self._call_each("all_reduce", opts, tensors, tensors, tensors, op=op, factor=factor)
 
     def allreduce_sparse(self, tensors: Tensors, opts: Any = None) -> Optional[Work]:
         raise TypeError("all_reduce: backend hfr has no sparse tensors; call .to_dense() first, or use nn.Embedding(sparse=False)")
@@ -112,8 +118,6 @@ class Collectives(Lifecycle):
         opts = _options(ReduceOptions, opts)
         tensor = _one(tensors, "reduce")
         op, factor = reduction(opts.reduceOp)
-        if tensor.is_complex():
-            tensor = as_real(tensor, op, "reduce")
         root = opts.rootRank
         output = tensor if root == self.communicator.rank else None
         return self._call("reduce", opts, tensors, tensor, output, op=op, factor=factor, root=root)
@@ -123,24 +127,17 @@ class Collectives(Lifecycle):
         output = _one(outputs, "reduce_scatter")
         blocks = inputs if isinstance(inputs[0], torch.Tensor) else _one(inputs, "reduce_scatter")
         op, factor = reduction(opts.reduceOp)
-        if output.is_complex():
-            output = as_real(output, op, "reduce_scatter")
-            blocks = [as_real(block, op, "reduce_scatter") for block in blocks]
         return self._call("reduce_scatter", opts, [output], blocks, output, op=op, factor=factor)
 
     def reduce_scatter_single(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> Optional[Work]:
         opts = _options(ReduceScatterOptions, opts)
         op, factor = reduction(opts.reduceOp)
-        tensors = [output]
-        if output.is_complex():
-            output, input = (as_real(tensor, op, "reduce_scatter") for tensor in (output, input))
-        return self._call("reduce_scatter", opts, tensors, input, output, op=op, factor=factor)
+        return self._call("reduce_scatter", opts, [output], input, output, op=op, factor=factor)
 
     def reduce_scatter_single_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> Optional[Work]:
         opts = _options(ReduceScatterOptions, opts)
         op, factor = reduction(opts.reduceOp)
-        into, of = ([as_real(t, op, "reduce_scatter") if t.is_complex() else t for t in side] for side in (outputs, inputs))
-        return self._call_each("reduce_scatter", opts, outputs, of, into, op=op, factor=factor)
+        return self._call_each("reduce_scatter", opts, outputs, inputs, outputs, op=op, factor=factor)
 
     # Bytes that only move.
 
@@ -196,10 +193,14 @@ class Collectives(Lifecycle):
         size, rows = self.communicator.size, tensor.shape[0] if tensor.dim() else 0
         if not sizes:
             if rows % size:
-                raise ValueError(f"all_to_all: {rows} rows of the {role} cannot be split evenly over {size} ranks; give {role}_split_sizes")
+                raise ValueError(
+                    f"all_to_all: {rows} rows of the {role} cannot be split evenly over {size} ranks; give {role}_split_sizes"
+                )
             sizes = [rows // size] * size
         if len(sizes) != size or sum(sizes) != rows:
-            raise ValueError(f"all_to_all: {role}_split_sizes are {sizes} for {rows} rows and {size} ranks; give one per rank, adding up to all rows")
+            raise ValueError(
+                f"all_to_all: {role}_split_sizes are {sizes} for {rows} rows and {size} ranks; give one per rank, adding up to all rows"
+            )
         return tensor.split(sizes)
 
     def barrier(self, opts: Any = None) -> Optional[Work]:

@@ -8,13 +8,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Optional, Tuple
 
-import torch
-
 # By torch's own numbers, which ReduceOp's hash is: one call instead of two through the binding.
 _NAMES = ("sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
 _PREMUL_SUM = 8
-# Complex numbers are reduced as pairs of reals, which is right for these alone.
-_LINEAR = frozenset(("sum", "avg"))
 
 
 def reduction(op: Any) -> Tuple[str, Optional[float]]:
@@ -34,15 +30,6 @@ def _factor(op: Any) -> float:
     if factor is None:
         raise ValueError("this PREMUL_SUM has no factor; make it with torch.distributed._make_nccl_premul_sum(factor)")
     return float(factor)
-
-
-def as_real(tensor: torch.Tensor, name: str, operation: str) -> torch.Tensor:
-    """A complex tensor as the pairs of reals it consists of; `name` is the reduce operation."""
-    if name not in _LINEAR:
-        raise ValueError(f"{operation}: {name} has no meaning for {tensor.dtype}; complex tensors can be summed or averaged")
-    if tensor.is_conj():
-        raise ValueError(f"{operation}: this tensor is a conjugated view, whose memory holds other values; call .resolve_conj() first")
-    return torch.view_as_real(tensor)
 
 
 def seconds(timeout: Optional[timedelta]) -> Optional[float]:

@@ -27,7 +27,12 @@ class Work(TorchWork):
     """Operations of one group that were started together; complete when all of them are."""
 
     def __init__(
-        self, group: "Collectives", operation: str, pending: Sequence[Union["Pending", Message]], tensors: List[torch.Tensor], source: int = -1
+        self,
+        group: "Collectives",
+        operation: str,
+        pending: Sequence[Union["Pending", Message]],
+        tensors: List[torch.Tensor],
+        source: int = -1,
     ) -> None:
         super().__init__()
         self._group = group

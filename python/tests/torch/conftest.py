@@ -12,7 +12,9 @@ import ranks
 
 # Hosts of tests have few cores; a rank is one process and needs one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-multiprocessing.set_forkserver_preload(["ranks", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp", "torch.nn.parallel"])
+multiprocessing.set_forkserver_preload(
+    ["ranks", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp", "torch.nn.parallel"]
+)
 
 
 def pytest_collection_modifyitems(items: list) -> None:

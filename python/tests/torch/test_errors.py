@@ -118,13 +118,15 @@ def test_timeout_of_one_call_ends_the_group_for_all() -> None:
 
 
 def monitored(rank: int, world: int) -> str:
-    group = dist.group.WORLD
     # Torch 2.9 refuses the function for any backend but gloo; the group has the method.
-    barrier = dist.monitored_barrier if NEW_SHAPE else group.monitored_barrier
-    barrier(timeout=timedelta(seconds=20)) if barrier is dist.monitored_barrier else barrier(timedelta(seconds=20))
+    barrier = dist.group.WORLD.monitored_barrier
+    if NEW_SHAPE:
+        dist.monitored_barrier(timeout=timedelta(seconds=20))
+    else:
+        barrier(timedelta(seconds=20))
     text = "absent"
     if rank not in (1, 3):
-        text = str(error_of(barrier, timeout=timedelta(seconds=1), wait_all_ranks=True) if barrier is dist.monitored_barrier else error_of(barrier, timedelta(seconds=1), True))
+        text = str(error_of(barrier, timedelta(seconds=1), wait_all_ranks=True))
     dist.barrier()
     still_works(rank, world)
     return text

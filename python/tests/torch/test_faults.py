@@ -29,7 +29,8 @@ def dies(rank: int, world: int, asynchronous: bool) -> str:
 @pytest.mark.parametrize("transport", ["auto", "tcp"])
 def test_a_killed_rank(asynchronous: bool, transport: str) -> None:
     began = time.monotonic()
-    texts = play(3, dies, asynchronous, env={"HFR_TRANSPORT": transport}, env_of=lambda r: {"HFR_NODE": f"n{r if transport == 'tcp' else 0}"})
+    node = (lambda rank: {"HFR_NODE": f"node{rank}"}) if transport == "tcp" else None
+    texts = play(3, dies, asynchronous, env={"HFR_TRANSPORT": transport}, env_of=node)
     assert texts[1] == KILLED and all("rank 1" in text for text in (texts[0], texts[2])), texts
     assert time.monotonic() - began < 30
 

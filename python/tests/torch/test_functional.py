@@ -25,10 +25,12 @@ def collectives(rank: int, world: int) -> None:
     same(functional.reduce_scatter_tensor(parts, "sum", 0, group).wait(), wanted)
     same(functional.reduce_scatter_tensor_coalesced([parts], "sum", [0], group)[0].wait(), wanted)
     same(functional.broadcast(numbers(rank, 10), 1, group).wait(), numbers(1, 10))
-    same(functional.all_to_all_single(parts, None, None, group).wait(), torch.cat([numbers(r + 10 * rank, 6) for r in range(world)]))
+    got = functional.all_to_all_single(parts, None, None, group).wait()
+    same(got, torch.cat([numbers(r + 10 * rank, 6) for r in range(world)]))
     sizes = [rank + to + 1 for to in range(world)]
     sent = torch.cat([numbers(rank + 10 * to, size) for to, size in enumerate(sizes)])
-    same(functional.all_to_all_single(sent, sizes, sizes, group).wait(), torch.cat([numbers(r + 10 * rank, r + rank + 1) for r in range(world)]))
+    got = functional.all_to_all_single(sent, sizes, sizes, group).wait()
+    same(got, torch.cat([numbers(r + 10 * rank, r + rank + 1) for r in range(world)]))
 
 
 def averaged(rank: int, world: int) -> None:

@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from ranks import BACKEND, Place, error_of, numbers, play, same
 
+NEW_SHAPE = hasattr(dist.Backend, "_ensure_backend_registered")
+
 
 def check(group: "dist.ProcessGroup | None", ranks: list, count: int = 500) -> None:
     rank = dist.get_rank()
@@ -86,10 +88,16 @@ def nodes(rank: int, world: int) -> None:
 
 
 def mixed(place: Place) -> None:
-    """CPU tensors by hfr next to another backend for another device, where torch can combine backends written in Python."""
-    place.backend = "cpu:hfr,meta:fake"
+    """CPU tensors by hfr, another backend for another device."""
+    place.backend = "cpu:hfr,cuda:gloo"
     place.join()
     check(None, list(range(place.world)))
+    names = {device.type: dist.group.WORLD._get_backend(device).name() for device in dist.group.WORLD._device_types}
+    # Before torch 2.15 a backend written in Python has the group for itself.
+    assert names == ({"cpu": "hfr", "cuda": "gloo"} if NEW_SHAPE else {"cpu": "hfr"}), names
+    assert NEW_SHAPE or "nothing but CPU" in str(error_of(dist.group.WORLD._get_backend, torch.device("cuda")))
+    # Torch says no, and does not turn in circles.
+    assert not isinstance(error_of(dist.split_group, split_ranks=[[0], [1]]), RecursionError)
     dist.destroy_process_group()
 
 
@@ -99,6 +107,11 @@ def test_subgroups() -> None:
 
 def test_leaving_and_coming_again() -> None:
     play(2, again, init=False)
+
+
+@pytest.mark.hfr
+def test_next_to_another_backend() -> None:
+    play(2, mixed, init=False)
 
 
 @pytest.mark.hfr

@@ -73,7 +73,8 @@ def test_nothing_native_is_loaded_before_it_is_asked_for() -> None:
 
 
 def test_registered_by_hand_where_autoload_is_off() -> None:
-    code = f"import torch.distributed as dist, hfreduce.torch\nhfreduce.torch.register()\nhfreduce.torch.register()\n{START}\nprint(dist.get_backend())"
+    twice = "hfreduce.torch.register()\n" * 2
+    code = f"import torch.distributed as dist, hfreduce.torch\n{twice}{START}\nprint(dist.get_backend())"
     assert python(code, TORCH_DEVICE_BACKEND_AUTOLOAD="0") == "hfr\n"
 
 

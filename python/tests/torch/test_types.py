@@ -81,8 +81,8 @@ def truths(rank: int, world: int) -> None:
     everyone = [numbers(r, COUNT, top=2) > 1 for r in range(world)]
     stack = torch.stack(everyone)
     parity = (stack.sum(0) % 2).bool()
-    wanted = {OP.SUM: stack.any(0), OP.MAX: stack.any(0), OP.BOR: stack.any(0), OP.MIN: stack.all(0), OP.PRODUCT: stack.all(0), OP.BAND: stack.all(0), OP.BXOR: parity}
-    for op, result in wanted.items():
+    wanted = [(op, stack.any(0)) for op in (OP.SUM, OP.MAX, OP.BOR)] + [(op, stack.all(0)) for op in (OP.MIN, OP.PRODUCT, OP.BAND)]
+    for op, result in [*wanted, (OP.BXOR, parity)]:
         tensor = everyone[rank].clone()
         dist.all_reduce(tensor, op)
         same(tensor, result)
