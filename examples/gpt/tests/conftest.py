@@ -41,6 +41,14 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 
 @pytest.fixture(scope="session")
+def gloo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, jobs.Outcome]:
+    """How each strategy goes over gloo, on four ranks of one node."""
+    folder = tmp_path_factory.mktemp("gloo")
+    jobs.run(jobs.torchrun(4, "tests/reference.py", "--backend", "gloo", *TINY, "--record", str(folder)), None, 4)
+    return {path.name: jobs.Outcome("", jobs.records(path, 4)) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
 def short_text(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A text of so few windows that an epoch of two ranks is five steps."""
     path = tmp_path_factory.mktemp("text") / "short.txt"

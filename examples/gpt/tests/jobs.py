@@ -46,8 +46,12 @@ def run(command: list[str], record: pathlib.Path | None, ranks: int, **environme
     """Runs one command to its end, which must be a success, and reads what `ranks` ranks recorded."""
     code, output = call(command, **environment)
     assert code == 0, f"{' '.join(command)} failed with {code}:\n{output}"
-    records = [] if record is None else [lines(record / f"rank{rank}.jsonl") for rank in range(ranks)]
-    return Outcome(output, records)
+    return Outcome(output, [] if record is None else records(record, ranks))
+
+
+def records(folder: pathlib.Path, ranks: int) -> list[list[dict[str, object]]]:
+    """What the ranks of a job have recorded in a folder."""
+    return [lines(folder / f"rank{rank}.jsonl") for rank in range(ranks)]
 
 
 def torchrun(ranks: int, script: str, *options: str) -> list[str]:

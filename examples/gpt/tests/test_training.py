@@ -18,10 +18,10 @@ TOLERANCES = {"ddp": curves.F32, "ddp-bf16": curves.BF16, "fsdp2": curves.F32, "
 
 
 @pytest.mark.parametrize("strategy", TOLERANCES)
-def test_the_curve_is_that_of_gloo(train: Trainer, backend: str, strategy: str) -> None:
+def test_the_curve_is_that_of_gloo(train: Trainer, gloo: dict[str, jobs.Outcome], backend: str, strategy: str) -> None:
     ours = train(backend, "--strategy", strategy)
     curves.check_learnt(ours)
-    assert not curves.differences(ours, train("gloo", "--strategy", strategy), TOLERANCES[strategy])
+    assert not curves.differences(ours, gloo[strategy], TOLERANCES[strategy])
 
 
 def test_the_tolerance_would_show_bf16(train: Trainer, backend: str) -> None:
@@ -36,10 +36,10 @@ def test_zero_ends_with_the_bits_of_ddp(train: Trainer, backend: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_nodes(train: Trainer, backend: str, strategy: str) -> None:
+def test_two_nodes(train: Trainer, gloo: dict[str, jobs.Outcome], backend: str, strategy: str) -> None:
     ours = train(backend, "--strategy", strategy, nodes=2)
     curves.check_learnt(ours)
-    assert not curves.differences(ours, train("gloo", "--strategy", strategy), curves.F32)
+    assert not curves.differences(ours, gloo[strategy], curves.F32)
 
 
 def test_accelerate(train: Trainer, backend: str) -> None:
