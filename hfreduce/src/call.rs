@@ -20,8 +20,8 @@ pub struct Call {
     pub dtype: u8,
     /// 1 + `ReduceOp::code`, or 0 where nothing is reduced.
     pub op: u8,
-    /// Reserved, zero.
-    pub zero: u8,
+    /// 1 where shares differ in length.
+    pub uneven: u8,
     /// Bits of the factor of a premultiplied sum, as `f64`: any rank of a node may multiply, so all use one factor. A message's tag. A number that
     /// stands for the lengths of uneven shares. 0 otherwise.
     pub factor: u64,
@@ -74,15 +74,15 @@ impl std::fmt::Display for Call {
         if let Some(op) = ReduceOp::ALL.iter().find(|op| op.code() + 1 == self.op) {
             write!(f, " {}", op.name())?;
             // Records of past calls do not keep it.
-            if self.factor != 0 {
+            if self.factor != 0 && self.uneven == 0 {
                 write!(f, ":{}", f64::from_bits(self.factor))?;
             }
         }
         let message = self.collective == Call::code(Collective::SendRecv);
-        if message && self.factor != 0 {
+        if self.uneven != 0 {
+            write!(f, " (lengths of shares differ, in sum {:x})", self.factor)?;
+        } else if message && self.factor != 0 {
             write!(f, " tag {}", self.factor)?;
-        } else if self.op == 0 && self.factor != 0 {
-            write!(f, " (shares of other lengths: {:x})", self.factor)?;
         }
         if self.root != u32::MAX {
             write!(f, " root {}", self.root)?;

@@ -84,7 +84,7 @@ fn unpack(sequence: u64, count: u64, word: u64) -> Call {
         collective: (word >> 16) as u8,
         dtype: (word >> 8) as u8,
         op: word as u8,
-        zero: 0,
+        uneven: 0,
         factor: 0,
     }
 }

@@ -85,6 +85,7 @@ const UNSAFE: &[&str] = &[
     "python/src/protocol.rs",
     "python/src/reducer.rs",
     "python/src/world.rs",
+    "tests/tests/matrix/messages.rs",
     "tests/tests/matrix/shares.rs",
     "tests/tests/transports/contract.rs",
     "tests/tests/transports/drive.rs",

@@ -6,7 +6,7 @@
 use super::{
     Communicator, connect,
     core::{Group, RawCall},
-    pending::Pending,
+    pending::{Pending, Promise},
     shared::Shared,
     split::JOIN,
 };
@@ -59,7 +59,8 @@ impl Channels {
         for channel in self.all() {
             channel.close();
             let state = channel.state();
-            if let (Some(comm), true) = (state.comm.clone(), state.running) {
+            let busy = state.running || !state.messages.is_empty();
+            if let (Some(comm), true) = (state.comm.clone(), busy) {
                 drop(state);
                 comm.abort("the group was closed while a message was under way");
             }
@@ -77,7 +78,7 @@ impl Channels {
 
 struct Message {
     call: RawCall,
-    pending: Pending,
+    promise: Promise,
 }
 
 #[derive(Default)]
@@ -115,6 +116,9 @@ impl Channel {
 
     /// An error in the words of the whole group: in the channel the ranks are 0 and 1.
     fn translate(&self, mut error: Error) -> Error {
+        if speaks_of_the_rendezvous(&error) {
+            return self.name(error);
+        }
         let [from, to] = self.ends;
         let name = |rank: Option<usize>| rank.and_then(|r| self.ends.get(r).copied());
         for text in [&mut error.cause, &mut error.remedy] {
@@ -175,6 +179,7 @@ impl Channel {
 
     /// The channel's thread: carries messages until the channel is closed.
     fn work(&self) {
+        let _ends = Ends(self);
         let connected = self.connect();
         let comm = match connected {
             Ok(comm) => {
@@ -190,19 +195,16 @@ impl Channel {
                 Err(self.name(error))
             }
         };
-        while let Some(Message { call, pending }) = self.next() {
+        while let Some(Message { call, promise }) = self.next() {
             let result = match &comm {
                 // SAFETY: whoever started the message keeps the buffer until told.
                 Ok(comm) => unsafe { comm.run_quietly(&call) }.map_err(|e| self.translate(e)),
                 Err(error) => Err(error.clone()),
             };
             self.state().running = false;
-            pending.tell(result);
+            promise.tell(result);
         }
         self.state().comm = None;
-        drop(comm);
-        self.state().ended = true;
-        self.changed.notify_all();
     }
 
     fn next(&self) -> Option<Message> {
@@ -214,6 +216,20 @@ impl Channel {
         let next = state.messages.pop_front();
         state.running = next.is_some();
         next
+    }
+}
+
+/// What a channel's thread leaves behind, however it ends. Made first, so that it comes behind the goodbye of the channel's group.
+struct Ends<'a>(&'a Channel);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        (state.closed, state.ended) = (true, true);
+        let broken = std::mem::take(&mut state.messages);
+        drop(state);
+        self.0.changed.notify_all();
+        drop(broken);
     }
 }
 
@@ -264,8 +280,13 @@ impl Communicator {
             Ok(channel) => channel,
             Err(error) => return Pending::ended(Err(error)),
         };
-        let pending = Pending::default();
+        let (promise, pending) = Promise::new();
         let mut state = channel.state();
+        if state.closed {
+            let aborted = || Error::new(Kind::Aborted, "the group was closed or aborted", "");
+            let verdict = self.failure().unwrap_or_else(aborted);
+            return Pending::ended(Err(channel.name(verdict)));
+        }
         if !state.started {
             let own = channel.clone();
             let spawned = std::thread::Builder::new()
@@ -279,10 +300,7 @@ impl Communicator {
             }
             state.started = true;
         }
-        state.messages.push_back(Message {
-            call,
-            pending: pending.clone(),
-        });
+        state.messages.push_back(Message { call, promise });
         drop(state);
         channel.changed.notify_all();
         pending
@@ -338,6 +356,12 @@ impl Communicator {
         // SAFETY: the buffer is borrowed until the message has ended.
         unsafe { self.start_recv(T::DTYPE, buffer.len(), at, from, 0) }.wait()
     }
+}
+
+/// Whether it is about the process with the rendezvous, which is rank 0 of the job and perhaps not of the channel.
+fn speaks_of_the_rendezvous(error: &Error) -> bool {
+    let of_a_member = error.cause.contains("): its process is gone");
+    error.cause.starts_with("rank 0 (host ") && !of_a_member
 }
 
 fn one(dtype: DType, count: usize, input: *const u8, output: *mut u8, tag: u64) -> RawCall {

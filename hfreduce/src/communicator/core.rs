@@ -121,7 +121,7 @@ const VERDICT: Duration = Duration::from_millis(2500);
 const WORD: Duration = Duration::from_millis(400);
 
 /// A panic hands buffers back to their owners while the engine still holds their addresses: it must never be stepped again.
-struct EndsOnPanic(Arc<Shared>);
+pub struct EndsOnPanic(pub Arc<Shared>);
 
 impl Drop for EndsOnPanic {
     fn drop(&mut self) {

@@ -2,7 +2,7 @@
 //! store of their own): the shape of NCCL's unique id. Making one starts the rendezvous in this process; it lives until the
 //! communicators of this process that joined it are gone. It knows nothing of ranks.
 
-use super::meeting::Server;
+use super::{fork::Generation, meeting::Server};
 use crate::{
     config::{interface_from_env, rendezvous_from_env},
     error::{Error, Kind},
@@ -19,7 +19,19 @@ const MAGIC: [u8; 4] = *b"HFR1";
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
 /// A rendezvous of this process: held here until somebody has joined, and known as long as somebody holds it.
-type Entry = (SocketAddr, Option<Server>, Weak<Mutex<StoreServer>>);
+struct Entry {
+    address: SocketAddr,
+    held: Option<Server>,
+    server: Weak<Mutex<StoreServer>>,
+    born: Generation,
+}
+
+impl Entry {
+    /// Whether it is this process's own, and still used.
+    fn lives(&self) -> bool {
+        !self.born.is_past() && (self.held.is_some() || self.server.strong_count() > 0)
+    }
+}
 
 static SERVERS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 
@@ -52,7 +64,7 @@ impl UniqueId {
             let known = resolve(&address)?;
             let ours = servers()
                 .iter()
-                .any(|(a, _, s)| *a == known && s.strong_count() > 0);
+                .any(|entry| entry.address == known && entry.lives());
             let port = if ours { 0 } else { known.port() };
             return UniqueId::listen(SocketAddr::new(known.ip(), port));
         }
@@ -87,8 +99,14 @@ impl UniqueId {
         let address = server.address();
         let server = Arc::new(Mutex::new(server));
         let mut all = servers();
-        all.retain(|(_, held, server)| held.is_some() || server.strong_count() > 0);
-        all.push((address, Some(server.clone()), Arc::downgrade(&server)));
+        // A forked child leaves its parent's servers as they are.
+        all.retain(|entry| entry.born.is_past() || entry.lives());
+        all.push(Entry {
+            address,
+            server: Arc::downgrade(&server),
+            held: Some(server),
+            born: Generation::default(),
+        });
         Ok(UniqueId { address, secret })
     }
 
@@ -103,8 +121,9 @@ impl UniqueId {
     /// The rendezvous, if it is this process's: from now on the caller's to hold.
     pub(super) fn server(&self) -> Option<Server> {
         let mut all = servers();
-        let (_, held, server) = all.iter_mut().find(|(a, ..)| *a == self.address)?;
-        held.take().or_else(|| server.upgrade())
+        let ours = |entry: &&mut Entry| entry.address == self.address && entry.lives();
+        let entry = all.iter_mut().find(ours)?;
+        entry.held.take().or_else(|| entry.server.upgrade())
     }
 
     /// The id as bytes to hand to the other processes.

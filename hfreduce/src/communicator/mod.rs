@@ -103,8 +103,9 @@ impl Communicator {
         let mut config = config.clone();
         config.rendezvous = Some(id.address().to_string());
         config.cookie = id.secret().to_vec();
-        let server = id.server();
-        Ok(Communicator::of(connect::connect_to(&config)?, config).meeting_at(server))
+        let parts = connect::connect_to(&config)?;
+        // Not before: after a failure the id is as good as it was.
+        Ok(Communicator::of(parts, config).meeting_at(id.server()))
     }
 
     fn of(parts: connect::Parts, config: Config) -> Communicator {

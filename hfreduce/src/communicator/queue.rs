@@ -4,8 +4,8 @@
 
 use super::{
     Communicator,
-    core::{Core, RawCall, Running},
-    pending::Pending,
+    core::{Core, EndsOnPanic, RawCall, Running},
+    pending::{Pending, Promise},
 };
 use crate::error::{Error, Kind};
 use std::{
@@ -15,7 +15,7 @@ use std::{
 
 struct Order {
     call: RawCall,
-    pending: Pending,
+    promise: Promise,
 }
 
 /// The queue between callers and the worker.
@@ -74,6 +74,11 @@ impl Queue {
         (!state.orders.is_empty()).then(|| std::mem::take(&mut state.orders))
     }
 
+    fn take(&self) -> Vec<Order> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut state.orders)
+    }
+
     fn ended(&self, order: &Order, result: Result<(), Error>) {
         if let Ok(mut state) = self.state.lock() {
             state.open -= 1;
@@ -81,44 +86,81 @@ impl Queue {
                 self.idle.notify_all();
             }
         }
-        order.pending.tell(result);
+        order.promise.tell(result);
+    }
+}
+
+/// What the worker leaves behind, however it ends: a queue that takes no orders, and promises that were broken.
+struct Closes<'a>(&'a Queue);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.closed = true;
+        state.open = 0;
+        let orders = std::mem::take(&mut state.orders);
+        drop(state);
+        self.0.idle.notify_all();
+        drop(orders);
     }
 }
 
 /// Runs orders until the queue is closed.
 fn work(core: &Mutex<Core>, queue: &Queue) {
     let mut running: Vec<(Order, Running)> = Vec::new();
-    while let Some(orders) = queue.next() {
-        let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut incoming = orders;
-        loop {
-            for order in incoming.drain(..) {
-                // SAFETY: whoever ordered keeps the buffers until told.
-                match unsafe { core.submit(&order.call) } {
-                    Ok(job) => running.push((order, job)),
-                    Err(error) => queue.ended(&order, Err(error)),
-                }
+    let _closes = Closes(queue);
+    loop {
+        let incoming = if running.is_empty() {
+            match queue.next() {
+                Some(orders) => orders,
+                None => return,
             }
-            if running.is_empty() {
-                break;
-            }
-            let outcome = core
-                .run(|core| running.iter().any(|(_, job)| core.finished(job)) || queue.waiting());
-            running.retain(|(order, job)| {
-                let result = match &outcome {
-                    Ok(()) if core.finished(job) => Ok(()),
-                    Ok(()) => return true,
-                    Err(error) => Err(error.clone()),
-                };
-                core.ended(job, result.is_ok());
-                queue.ended(order, result);
-                false
-            });
-            if let Ok(mut state) = queue.state.lock() {
-                incoming = std::mem::take(&mut state.orders);
-            }
+        } else {
+            queue.take()
+        };
+        // Told with the lock released: a callback may take long, and other threads may want to call.
+        for (order, result) in turn(core, queue, incoming, &mut running) {
+            queue.ended(&order, result);
         }
     }
+}
+
+/// Starts what has come, and runs the engine until something has ended.
+fn turn(
+    core: &Mutex<Core>,
+    queue: &Queue,
+    incoming: Vec<Order>,
+    running: &mut Vec<(Order, Running)>,
+) -> Vec<(Order, Result<(), Error>)> {
+    let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
+    // Behind the lock, so that in a panic nobody steps the engine in between.
+    let _ends = EndsOnPanic(core.shared.clone());
+    let mut ended = Vec::new();
+    for order in incoming {
+        // SAFETY: whoever ordered keeps the buffers until told.
+        match unsafe { core.submit(&order.call) } {
+            Ok(job) => running.push((order, job)),
+            Err(error) => ended.push((order, Err(error))),
+        }
+    }
+    if running.is_empty() || !ended.is_empty() {
+        return ended;
+    }
+    let outcome =
+        core.run(|core| running.iter().any(|(_, job)| core.finished(job)) || queue.waiting());
+    for (order, job) in std::mem::take(running) {
+        let result = match &outcome {
+            Ok(()) if core.finished(&job) => Ok(()),
+            Ok(()) => {
+                running.push((order, job));
+                continue;
+            }
+            Err(error) => Err(error.clone()),
+        };
+        core.ended(&job, result.is_ok());
+        ended.push((order, result));
+    }
+    ended
 }
 
 impl Communicator {
@@ -131,9 +173,14 @@ impl Communicator {
         if let Err(error) = self.born.check() {
             return Pending::ended(Err(error));
         }
-        let pending = Pending::default();
+        let (promise, pending) = Promise::new();
         let queue = &self.queue;
         let mut state = queue.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.closed {
+            let aborted = || Error::new(Kind::Aborted, "the communicator is closed", "");
+            let verdict = self.failure().unwrap_or_else(aborted);
+            return Pending::ended(Err(verdict));
+        }
         if !state.started {
             let (core, queue) = (self.core.clone(), self.queue.clone());
             let spawned = std::thread::Builder::new()
@@ -149,10 +196,7 @@ impl Communicator {
             state.started = true;
         }
         state.open += 1;
-        state.orders.push(Order {
-            call,
-            pending: pending.clone(),
-        });
+        state.orders.push(Order { call, promise });
         drop(state);
         queue.changed.notify_all();
         self.shared.ring();

@@ -12,6 +12,8 @@ use std::sync::Arc;
 /// Which job of which installed plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobId {
+    /// Plans that were forgotten take all their jobs with them, which were done.
+    pub(super) epoch: u64,
     pub(super) run: usize,
     /// The plan's chunk number behind the job's last one.
     pub(super) end: u64,

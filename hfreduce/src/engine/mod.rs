@@ -81,6 +81,8 @@ pub struct Engine {
     me: u64,
     transport: Option<Box<dyn Transport>>,
     runs: Vec<Run>,
+    /// How often plans were forgotten.
+    epoch: u64,
     active: Vec<usize>,
     /// By counter of this node: whom to wake when a put to this rank raises it.
     arrivals: Vec<Option<Raise>>,
@@ -116,6 +118,7 @@ impl Engine {
             me: if local < 64 { 1 << local } else { 0 },
             transport,
             runs: Vec::new(),
+            epoch: 0,
             active: Vec::new(),
             arrivals: Vec::new(),
             events: Vec::with_capacity(64),
@@ -170,6 +173,7 @@ impl Engine {
     pub fn uninstall(&mut self, keep: usize, counters: usize) {
         debug_assert!(self.active.is_empty());
         self.runs.truncate(keep);
+        self.epoch += 1;
         self.arrivals.truncate(counters);
     }
 
@@ -191,6 +195,7 @@ impl Engine {
             self.active.push(id);
         }
         JobId {
+            epoch: self.epoch,
             run: id,
             end: self.runs[id].end,
         }
@@ -198,7 +203,7 @@ impl Engine {
 
     /// Whether this rank has done its part of the job.
     pub fn finished(&self, job: JobId) -> bool {
-        self.runs[job.run].floor >= job.end
+        job.epoch != self.epoch || self.runs[job.run].floor >= job.end
     }
 
     /// Whether any job is running.

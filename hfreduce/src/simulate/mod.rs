@@ -306,7 +306,7 @@ impl<'a> Simulation<'a> {
                 collective: Call::code(self.plan.collective),
                 dtype: DType::I64 as u8,
                 op: 0,
-                zero: 0,
+                uneven: 0,
                 factor: 0,
             },
             input: job_input.cast_const().cast(),

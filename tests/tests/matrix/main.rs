@@ -3,6 +3,7 @@
 
 mod bits;
 mod calls;
+mod messages;
 mod random;
 mod shares;
 mod types;

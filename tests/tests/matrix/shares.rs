@@ -1,4 +1,4 @@
-//! Calls that move shares: all_to_all, gather, scatter, uneven shares, messages between two ranks; and calls that are started. Integers, so
+//! Calls that move shares: all_to_all, gather, scatter, uneven shares; and calls that are started. Integers, so
 //! that every element is compared exactly.
 
 use crate::value::random;
@@ -27,7 +27,7 @@ fn element(call: usize, from: usize, to: usize, i: usize) -> i64 {
     random((call as u64) << 48 ^ (from as u64) << 40 ^ (to as u64) << 32 ^ i as u64) as i64
 }
 
-fn block(call: usize, from: usize, to: usize, count: usize) -> impl Iterator<Item = i64> {
+pub fn block(call: usize, from: usize, to: usize, count: usize) -> impl Iterator<Item = i64> {
     (0..count).map(move |i| element(call, from, to, i))
 }
 
@@ -205,140 +205,6 @@ fn lists_of_lengths_that_differ_are_a_mismatch_on_every_rank() {
     }
 }
 
-fn start_send(comm: &Communicator, data: &[i64], to: usize, tag: u64) -> Pending {
-    // SAFETY: the callers keep `data` until they have waited.
-    unsafe { comm.start_send(DType::I64, data.len(), data.as_ptr().cast(), to, tag) }
-}
-
-fn start_recv(comm: &Communicator, data: &mut [i64], from: usize, tag: u64) -> Pending {
-    // SAFETY: as above.
-    unsafe { comm.start_recv(DType::I64, data.len(), data.as_mut_ptr().cast(), from, tag) }
-}
-
-#[test]
-fn messages_keep_their_order_and_do_not_hold_each_other_up() {
-    for (nodes, wire) in [
-        (&[3][..], Wire::Auto),
-        (&[2, 2], Wire::Local),
-        (&[1, 2], Wire::Tcp),
-    ] {
-        ranks(
-            nodes,
-            wire,
-            |_| (),
-            |comm| {
-                let (me, n) = (comm.rank(), comm.size());
-                let (next, before) = ((me + 1) % n, (me + n - 1) % n);
-                let counts = [1, 0, 90_000, 64, 4097];
-                let data: Vec<Vec<i64>> = (0..counts.len())
-                    .map(|c| block(c, me, next, counts[c]).collect())
-                    .collect();
-                let mut got: Vec<Vec<i64>> = counts.iter().map(|c| vec![-1; *c]).collect();
-                let mut back = vec![-1; 777];
-                let own: Vec<i64> = block(50, me, before, 777).collect();
-                // Against the ring's direction a message that comes last is received first, and a collective runs in between.
-                let turned = start_recv(&comm, &mut back, next, 5);
-                let sends: Vec<_> = data.iter().map(|d| start_send(&comm, d, next, 0)).collect();
-                let mut sum = vec![me as i64 + 1; 1000];
-                comm.all_reduce(&mut sum, ReduceOp::Sum)
-                    .expect("all_reduce");
-                assert!(sum.iter().all(|s| *s == (n * (n + 1) / 2) as i64));
-                let mut recvs = Vec::new();
-                for buffer in &mut got {
-                    recvs.push(start_recv(&comm, buffer, before, 0));
-                }
-                let last = start_send(&comm, &own, before, 5);
-                for pending in sends.iter().chain(&recvs).chain([&turned, &last]) {
-                    pending.wait().expect("a message");
-                }
-                for (c, buffer) in got.iter().enumerate() {
-                    assert!(
-                        buffer.iter().copied().eq(block(c, before, me, counts[c])),
-                        "message {c}"
-                    );
-                }
-                assert!(
-                    back.iter().copied().eq(block(50, next, me, 777)),
-                    "the turned message"
-                );
-            },
-        );
-    }
-}
-
-#[test]
-fn messages_that_do_not_match_fail_at_both_ends_in_the_words_of_the_group() {
-    let errors = ranks(
-        &[4],
-        Wire::Auto,
-        |_| (),
-        |comm| {
-            let error = match comm.rank() {
-                1 => comm.send(&[1i64, 2, 3], 3).err(),
-                3 => comm.recv(&mut [0i64; 4], 1).err(),
-                _ => None,
-            };
-            comm.barrier().expect("the group itself has not failed");
-            error
-        },
-    );
-    let (sender, receiver) = (errors[1].as_ref().unwrap(), errors[3].as_ref().unwrap());
-    for (error, other) in [(sender, "send to rank 3"), (receiver, "recv from rank 1")] {
-        let text = error.to_string();
-        assert_eq!(error.kind, Kind::Mismatch, "{text}");
-        let both = text.contains("rank 1 calls send_recv #1 of 3 int64")
-            && text.contains("rank 3 calls send_recv #1 of 4 int64");
-        assert!(both && text.contains(other), "{text}");
-    }
-    ranks(
-        &[2],
-        Wire::Auto,
-        |_| (),
-        |comm| {
-            let error = comm.send(&[1i64], comm.rank()).expect_err("to itself");
-            assert_eq!(error.kind, Kind::InvalidArgument, "{error}");
-            let mut one = [comm.rank() as i64 + 1];
-            comm.all_reduce(&mut one, ReduceOp::Sum)
-                .expect("still usable");
-            assert_eq!(one, [3]);
-        },
-    );
-}
-
-#[test]
-fn a_message_nobody_takes_fails_when_the_time_is_up_or_the_group_is_closed() {
-    let short =
-        |config: &mut hfreduce::Config| config.timeout = std::time::Duration::from_millis(700);
-    ranks(&[2], Wire::Auto, short, |comm| {
-        // Both send: as neither receives, neither message finds its match.
-        let other = 1 - comm.rank();
-        let error = comm.send(&[1i64], other).expect_err("nobody receives");
-        assert_eq!(error.kind, Kind::Timeout, "{error}");
-        let text = format!("send to rank {other}: no matching recv");
-        assert!(error.to_string().contains(&text), "{error}");
-        let data = [5i64];
-        let pending = start_send(&comm, &data, other, 0);
-        assert!(pending.wait().is_err(), "the channel has failed for good");
-        comm.barrier().expect("the group itself has not failed");
-    });
-    ranks(
-        &[2],
-        Wire::Auto,
-        |_| (),
-        |comm| {
-            let mut data = [0i64];
-            if comm.rank() == 0 {
-                let pending = start_recv(&comm, &mut data, 1, 0);
-                comm.barrier().expect("a barrier");
-                drop(comm);
-                assert!(pending.wait().is_err(), "the group is closed");
-            } else {
-                comm.barrier().expect("a barrier");
-            }
-        },
-    );
-}
-
 #[test]
 fn started_calls_run_in_order_and_say_when_they_end() {
     ranks(
@@ -424,6 +290,99 @@ fn named_tensors_come_together_in_one_buffer() {
             let sum = |t, i| (0..3).fold(0i64, |s, r| s.wrapping_add(element(t, r, 0, i)));
             let wanted = (0..3).flat_map(|t| (0..counts[t].1).map(move |i| sum(t, i)));
             assert!(fused.iter().copied().eq(wanted));
+        },
+    );
+}
+
+/// Started calls whose plans do not all fit: a later one makes the plans of those in front of it be forgotten.
+#[test]
+fn plans_are_forgotten_under_calls_that_were_started() {
+    ranks(
+        &[2, 1, 2],
+        Wire::Local,
+        |config| config.slots = 24 << 20,
+        |comm| {
+            let n = comm.size();
+            for round in 0..4 {
+                let mut buffers: Vec<Vec<i64>> = (0..2 * n)
+                    .map(|c| block(round * 100 + c, comm.rank(), 0, 3000 + c).collect())
+                    .collect();
+                let pending: Vec<Pending> = buffers
+                    .iter_mut()
+                    .enumerate()
+                    .map(|(c, buffer)| {
+                        let call = RawCall {
+                            collective: Collective::Broadcast {
+                                root: (c % n) as u32,
+                            },
+                            dtype: DType::I64,
+                            op: ReduceOp::Sum,
+                            count: buffer.len(),
+                            input: buffer.as_ptr().cast(),
+                            output: buffer.as_mut_ptr().cast(),
+                            blocks: None,
+                        };
+                        // SAFETY: the buffers are left alone until all have been waited for.
+                        unsafe { comm.start(call) }
+                    })
+                    .collect();
+                for p in &pending {
+                    p.wait().expect("a broadcast");
+                }
+                for (c, buffer) in buffers.iter().enumerate() {
+                    let wanted = block(round * 100 + c, c % n, 0, 3000 + c);
+                    assert!(buffer.iter().copied().eq(wanted), "broadcast {c}");
+                }
+            }
+        },
+    );
+}
+
+#[test]
+fn blocks_that_lie_over_each_other_are_refused() {
+    ranks(
+        &[2],
+        Wire::Auto,
+        |_| (),
+        |comm| {
+            let mut memory = vec![comm.rank() as i64 + 3; 20];
+            let at = memory.as_mut_ptr();
+            let blocks = |firsts: [usize; 2]| -> Vec<Block> {
+                let block = |first: usize| Block {
+                    at: at.wrapping_add(first).cast(),
+                    count: 5,
+                };
+                firsts.map(block).to_vec()
+            };
+            let call = |collective, input, output| RawCall {
+                collective,
+                dtype: DType::I64,
+                op: ReduceOp::Sum,
+                count: 5,
+                input: at.cast(),
+                output: at.cast(),
+                blocks: Some(Arc::new(Blocks { input, output })),
+            };
+            let (to_all, gather) = (Collective::AllToAllV, Collective::AllGather);
+            for wrong in [
+                call(to_all, blocks([0, 5]), blocks([0, 10])),
+                call(to_all, blocks([0, 5]), blocks([10, 14])),
+                call(to_all, blocks([0, 5]), blocks([9, 15])),
+                // The input lies where another rank's share is to come.
+                call(gather, Vec::new(), blocks([2, 9])),
+            ] {
+                // SAFETY: all blocks lie in one buffer that lives until the call has returned.
+                let error = unsafe { comm.run(wrong) }.expect_err("blocks overlap");
+                assert_eq!(error.kind, Kind::InvalidArgument, "{error}");
+            }
+            // In place: the own share of the output is the input.
+            let own = if comm.rank() == 0 { [0, 7] } else { [7, 0] };
+            // SAFETY: as above.
+            unsafe { comm.run(call(gather, Vec::new(), blocks(own))) }.expect("in place");
+            assert_eq!(
+                (memory[0], memory[7]),
+                (comm.rank() as i64 + 3, 4 - comm.rank() as i64)
+            );
         },
     );
 }

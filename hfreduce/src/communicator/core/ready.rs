@@ -42,7 +42,7 @@ impl Ready {
                 Some(_) => raw.op.code() + 1,
                 None => 0,
             },
-            zero: 0,
+            uneven: u8::from(self.lengths != 0),
             factor: factor ^ self.lengths,
         }
     }
@@ -103,6 +103,7 @@ impl Core {
             None
         };
         let (count, blocks, lengths) = self.shares(raw)?;
+        self.apart(raw)?;
         Ok(Ready {
             kernel,
             count,
@@ -151,7 +152,12 @@ impl Core {
         let own = uneven.get(self.rank).map_or(raw.count, |b| b.count);
         let all = blocks.input.iter().chain(&blocks.output);
         let wrong = all.clone().find(|b| b.count != raw.count);
-        if own != raw.count || !differ && wrong.is_some() {
+        let own_side = match raw.collective {
+            Collective::AllGather => &blocks.input,
+            _ => &blocks.output,
+        };
+        let other = differ && own_side.iter().any(|b| b.count != raw.count);
+        if own != raw.count || other || !differ && wrong.is_some() {
             let theirs = wrong.map_or(own, |b| b.count);
             return Err(self.invalid(
                 raw,
@@ -173,13 +179,72 @@ impl Core {
                 count: raw.count,
             }]
         };
-        if raw.collective == Collective::AllGather {
-            both.input = whole(raw.input.cast_mut());
-        } else {
-            both.output = whole(raw.output);
+        let (own_side, at) = match raw.collective {
+            Collective::AllGather => (&mut both.input, raw.input.cast_mut()),
+            _ => (&mut both.output, raw.output),
+        };
+        if own_side.is_empty() {
+            *own_side = whole(at);
         }
         let lengths = digest(uneven.iter().map(|b| b.count));
         Ok((longest, Some(Arc::new(both)), lengths))
+    }
+
+    /// No block of the output lies over another, or over a block of the input, but the own share over itself where the collective has that.
+    fn apart(&self, raw: &RawCall) -> Result<(), Error> {
+        let Some(blocks) = &raw.blocks else {
+            return Ok(());
+        };
+        let size = raw.dtype.size();
+        let list = |blocks: &[Block], whole: *mut u8, shares: usize| -> Vec<(usize, usize)> {
+            let span = |b: &Block| (b.at as usize, b.at as usize + b.count * size);
+            match blocks {
+                [] if whole.is_null() => Vec::new(),
+                [] => {
+                    let block = |i: usize| Block {
+                        at: whole.wrapping_add(i * raw.count * size),
+                        count: raw.count,
+                    };
+                    (0..shares).map(|i| span(&block(i))).collect()
+                }
+                some => some.iter().map(span).collect(),
+            }
+        };
+        let shares = raw.collective.shares(self.shape.ranks());
+        let (i, o) = shares.unwrap_or((1, 1));
+        let inputs = list(&blocks.input, raw.input.cast_mut(), i);
+        let outputs = list(&blocks.output, raw.output, o);
+        // The share that may lie on itself: this rank's on the side that has all, the only one on the other.
+        let own = |spans: &[(usize, usize)]| match spans {
+            [one] => Some(*one),
+            all => all.get(self.rank).copied(),
+        };
+        let alone = self.shape.ranks() == 1;
+        let in_place = (i != o || alone) && own(&inputs) == own(&outputs);
+        let own_input = own(&inputs);
+        let mut spans: Vec<(usize, usize, bool)> = Vec::new();
+        spans.extend(outputs.iter().map(|s| (s.0, s.1, true)));
+        let others = inputs
+            .iter()
+            .filter(|s| !in_place || Some(**s) != own_input);
+        spans.extend(others.map(|s| (s.0, s.1, false)));
+        spans.retain(|(from, to, _)| from < to);
+        spans.sort_unstable();
+        let (mut any, mut output) = (0, 0);
+        for (from, to, written) in spans {
+            if from < output || written && from < any {
+                return Err(self.invalid(
+                    raw,
+                    "a block of the output lies over another block".into(),
+                    "give every block of the output memory of its own",
+                ));
+            }
+            any = any.max(to);
+            if written {
+                output = output.max(to);
+            }
+        }
+        Ok(())
     }
 
     /// The ranks show each other what each sends to each and expects of each; all must fit. Returns the most that any sends to any.
