@@ -225,6 +225,7 @@ pub struct Calls {
 #[derive(Default)]
 struct Open {
     running: usize,
+    leaving: bool,
     splits: usize,
     failed: Option<Fail>,
 }
@@ -244,6 +245,14 @@ impl Calls {
         }
         drop(open);
         self.changed.notify_all();
+    }
+
+    /// Taking leave begins, as one more call; whether it had not begun before.
+    pub fn begin_leaving(&self) -> bool {
+        let mut open = lock(&self.open);
+        let first = !std::mem::replace(&mut open.leaving, true);
+        open.running += usize::from(first);
+        first
     }
 
     /// A split begins: no other call until it has ended.

@@ -23,7 +23,10 @@ pub unsafe extern "C" fn hfrCommFinalize(comm: Handle) -> Code {
             comm.leave(0)?;
             return Ok(Code::Success);
         }
-        comm.calls.begin();
+        if !comm.calls.begin_leaving() {
+            // It is under way, or was: two that wait for each other's end would be for ever.
+            return Ok(Code::InProgress);
+        }
         let leaving = comm.clone();
         let spawned = std::thread::Builder::new()
             .name("hfr-finalize".into())

@@ -5,7 +5,7 @@ use crate::{
     call::Order,
     error::{invalid, raise},
     inner::{Inner, Object, interruptible},
-    keep::sweep,
+    keep::{in_callback, sweep},
     memory,
     names::{Name, name, operation},
     pending::{Pending, seconds},
@@ -400,6 +400,11 @@ impl Communicator {
         key: i64,
     ) -> PyResult<Option<Communicator>> {
         let comm = self.inner.get(py)?;
+        if in_callback() {
+            let why =
+                "called in a callback, on the thread that runs the calls, which would be for ever";
+            return Err(invalid(py, self.inner.rank, "split", why));
+        }
         let made = interruptible(py, move || comm.split(color, key))?;
         Ok(made.map(Communicator::new))
     }

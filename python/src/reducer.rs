@@ -8,7 +8,7 @@ use crate::{
     dtype::Type,
     error::{closed, invalid, raise_in},
     inner::{Inner, Object},
-    keep::Held,
+    keep::{Held, in_callback},
     names::{Name, operation},
 };
 use hfreduce::{DType, Error, Kind};
@@ -218,6 +218,11 @@ impl Reducer {
 
     /// Waits for all tensors that were handed over; returns their names in that order.
     fn synchronize(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        if in_callback() {
+            let why =
+                "called in a callback, on the thread that runs the calls, which would be for ever";
+            return Err(invalid(py, self.group.rank, "synchronize", why));
+        }
         let mut ended = Keep::new();
         let taken = &mut ended;
         self.with(py, "synchronize", move |reducer, state| {

@@ -300,7 +300,7 @@ fn plans_are_forgotten_under_calls_that_were_started() {
     ranks(
         &[2, 1, 2],
         Wire::Local,
-        |config| config.slots = 24 << 20,
+        |config| config.slots = 4 << 20,
         |comm| {
             let n = comm.size();
             for round in 0..4 {
