@@ -28,8 +28,11 @@ cargo build --profile "$profile" --manifest-path "$here/Cargo.toml"
 built=${CARGO_TARGET_DIR:-$here/../target}/${profile/#dev/debug}
 mkdir -p "$1"
 prefix=$(cd "$1" && pwd)
-# What a program needs beside the static library: what Rust's standard library needs.
-needs=$(echo | rustc --crate-type staticlib --print native-static-libs -o /dev/null - 2>&1 | sed -n 's/^note: native-static-libs: //p')
+# What a program needs beside the static library: what Rust's standard library needs. Rustc puts a new file in the place of its output, so
+# that is a file of our own: as root it would replace even a device.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+needs=$(echo | rustc --crate-type staticlib --print native-static-libs -o "$scratch/empty.a" - 2>&1 | sed -n 's/^note: native-static-libs: //p')
 
 install -d "$prefix/lib/pkgconfig" "$prefix/include"
 install -m 644 "$here/include/hfreduce.h" "$prefix/include/"
