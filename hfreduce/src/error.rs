@@ -18,6 +18,8 @@ pub enum Kind {
     Wire,
     /// Shared memory could not be had.
     Memory,
+    /// A device (a GPU, or its driver) failed or cannot do what was asked.
+    Device,
     /// The group could not start.
     Start,
     /// Somebody called `abort`.

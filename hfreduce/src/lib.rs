@@ -3,6 +3,7 @@
 pub mod call;
 pub mod communicator;
 pub mod config;
+pub mod device;
 pub mod dtype;
 pub mod engine;
 pub mod error;

@@ -76,6 +76,7 @@ fn every_collective_everywhere() {
                     window: 1 + seed as usize % 3,
                     in_place: seed & 1 == 1,
                     registered: seed & 2 == 2,
+                    devices: [0, !0, 0x5a5a, 1][seed as usize / 4 % 4],
                     faults: Vec::new(),
                 };
                 run(shape, collective, &scenario);

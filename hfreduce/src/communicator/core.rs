@@ -10,6 +10,7 @@ use super::shared::Shared;
 use crate::{
     call::Call,
     config::Config,
+    device::Sides,
     dtype::DType,
     engine::{Blocks, Engine, Fault, Job, JobId},
     error::{Error, Kind},
@@ -189,7 +190,7 @@ impl Core {
     ///
     /// # Safety
     /// As [`Engine::submit`].
-    pub unsafe fn submit(&mut self, raw: &RawCall) -> Result<Running, Error> {
+    pub unsafe fn submit(&mut self, raw: &RawCall, sides: Sides) -> Result<Running, Error> {
         if let Some(error) = self.shared.verdict() {
             return Err(error);
         }
@@ -200,7 +201,7 @@ impl Core {
         self.sequence += 1;
         let call = ready.call(raw, self.sequence);
         self.shared.history.begin(&call);
-        match self.submit_as(raw, call, ready) {
+        match self.submit_as(raw, sides, call, ready) {
             Ok(job) => Ok(Running { job, call }),
             Err(error) => {
                 self.shared.history.end(&call, false);
@@ -209,7 +210,13 @@ impl Core {
         }
     }
 
-    fn submit_as(&mut self, raw: &RawCall, call: Call, ready: Ready) -> Result<JobId, Error> {
+    fn submit_as(
+        &mut self,
+        raw: &RawCall,
+        sides: Sides,
+        call: Call,
+        ready: Ready,
+    ) -> Result<JobId, Error> {
         let size = raw.dtype.size();
         let shares = raw.collective.shares(self.shape.ranks());
         let bytes = ready.count * size * shares.map_or(1, |(input, output)| input.max(output));
@@ -221,6 +228,7 @@ impl Core {
             input: raw.input,
             output: raw.output,
             blocks: ready.blocks,
+            sides,
             extent: Extent::new(
                 candidate.checked.plan(),
                 ready.count,
@@ -376,6 +384,11 @@ impl Core {
 
     fn fault(&mut self, fault: Fault) -> Error {
         let error = match fault {
+            Fault::Device { error, ours } => {
+                let mut error = self.here(error);
+                error.operation = ours.map(|c| c.to_string());
+                error
+            }
             Fault::Mismatch { rank, theirs, ours } => {
                 let theirs = theirs.to_string();
                 mismatch(self.rank, &ours.to_string(), rank as usize, &theirs)

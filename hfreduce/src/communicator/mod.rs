@@ -34,6 +34,7 @@ use self::{
 };
 use crate::{
     config::Config,
+    device::Sides,
     dtype::{DType, Element},
     error::{Error, Kind},
     plan::Shape,
@@ -212,7 +213,7 @@ impl Communicator {
     unsafe fn run_quietly(&self, call: &RawCall) -> Result<(), Error> {
         let mut core = self.lock();
         // SAFETY: the caller's promise, until this returns: then the call has ended, or the engine never runs again.
-        let running = unsafe { core.submit(call) }?;
+        let running = unsafe { core.submit(call, Sides::default()) }?;
         let result = core.run(|core| core.finished(&running));
         core.ended(&running, result.is_ok());
         result

@@ -7,7 +7,10 @@ use super::{
     core::{Core, EndsOnPanic, RawCall, Running},
     pending::{Pending, Promise},
 };
-use crate::error::{Error, Kind};
+use crate::{
+    device::Sides,
+    error::{Error, Kind},
+};
 use std::{
     sync::{Condvar, Mutex, PoisonError},
     time::Duration,
@@ -138,7 +141,7 @@ fn turn(
     let mut ended = Vec::new();
     for order in incoming {
         // SAFETY: whoever ordered keeps the buffers until told.
-        match unsafe { core.submit(&order.call) } {
+        match unsafe { core.submit(&order.call, Sides::default()) } {
             Ok(job) => running.push((order, job)),
             Err(error) => ended.push((order, Err(error))),
         }

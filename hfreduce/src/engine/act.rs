@@ -2,7 +2,7 @@
 //! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on the
 //! board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
 
-use super::{Author, Engine, Fault, Job, Op, Target, Term};
+use super::{Author, Engine, Fault, Job, Op, Target, Term, ticket};
 use crate::{
     call::Header,
     kernel::{self, Store},
@@ -38,6 +38,59 @@ impl Engine {
             Op::Nothing => Ok(()),
             Op::Put { .. } | Op::SignalAway { .. } => unreachable!("puts are begun by `begin`"),
         }
+    }
+
+    /// Begins a step that the device does: a take from its memory, or a give into it.
+    pub(super) fn act_on_device(
+        &mut self,
+        run: usize,
+        i: usize,
+        job: &Job,
+        chunk: u64,
+        slot: usize,
+    ) -> Result<(), Fault> {
+        let ticket = ticket(run, i);
+        let begun = match self.runs[run].steps[i].op {
+            Op::Take {
+                piece, slot: first, ..
+            } => {
+                let (source, count) = job.input(piece, chunk);
+                let (at, bytes) = (first + slot, count * job.size);
+                let header = Header {
+                    call: job.call,
+                    ..Header::default()
+                };
+                self.write_header(at, header);
+                let target = self.segment.at(at + HEADER, bytes);
+                // SAFETY: the job promises the input; the slot is ours until its counter is raised, which waits for the ticket.
+                unsafe { self.device().copy_in(source, target, bytes, ticket) }
+            }
+            Op::Give { from, piece } => {
+                let (target, count) = job.output(piece, chunk);
+                let bytes = count * job.size;
+                let (source, same) = match from {
+                    Term::Own(input, first) => {
+                        let (input, _) = job.input(input, chunk);
+                        let taken = self.segment.at(first + slot + HEADER, bytes);
+                        let source = if job.sides.input { taken } else { input.cast_mut() };
+                        (source.cast_const(), input == target.cast_const())
+                    }
+                    Term::Slot(from, author) => {
+                        let header = self.read_header(from + slot, job, author)?;
+                        (self.data(from + slot, &header, bytes), false)
+                    }
+                };
+                let bytes = if same { 0 } else { bytes };
+                // SAFETY: the job promises the output; the slot is read by nobody's writer before this step is done, which waits for the
+                // ticket.
+                unsafe { self.device().copy_out(source, target, bytes, ticket) }
+            }
+            _ => unreachable!("only takes and gives touch a job's buffers"),
+        };
+        begun.map_err(|error| Fault::Device {
+            error,
+            ours: Some(job.call),
+        })
     }
 
     /// The offset of memory that lies in this node's segment, as registered buffers do.
@@ -128,7 +181,10 @@ impl Engine {
         let (target, count) = job.output(piece, chunk);
         let bytes = count * job.size;
         let source = match from {
-            Term::Own(input) => job.input(input, chunk).0,
+            Term::Own(_, first) if job.sides.input => {
+                self.segment.at(first + slot + HEADER, bytes).cast_const()
+            }
+            Term::Own(input, _) => job.input(input, chunk).0,
             Term::Slot(from, author) => {
                 let header = self.read_header(from + slot, job, author)?;
                 if self.me != 0 && header.given & self.me != 0 {
@@ -199,7 +255,10 @@ impl Engine {
         let mut outputs = [0u64; 64];
         for (t, term) in terms.iter().enumerate() {
             match *term {
-                Term::Own(piece) => sources.push(job.input(piece, chunk).0),
+                Term::Own(_, first) if job.sides.input => {
+                    sources.push(self.segment.at(first + slot + HEADER, bytes));
+                }
+                Term::Own(piece, _) => sources.push(job.input(piece, chunk).0),
                 Term::Slot(from, author) => {
                     let header = self.read_header(from + slot, job, author)?;
                     sources.push(self.data(from + slot, &header, bytes));
@@ -217,6 +276,7 @@ impl Engine {
         let mut left_over = *shared;
         for target in wanted {
             match *target {
+                Target::Own(_) if job.sides.output => left_over = true,
                 Target::Own(piece) => {
                     targets.push(job.output(piece, chunk).0);
                     header.given |= self.me;

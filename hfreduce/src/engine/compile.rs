@@ -40,8 +40,8 @@ pub struct Author {
 pub enum Term {
     /// In slots beginning at this offset, or where the slot's header says; written by this rank.
     Slot(usize, Author),
-    /// The rank's own input, in place.
-    Own(Piece),
+    /// The rank's own input: in place where the CPU can read it, otherwise in slots beginning at this offset.
+    Own(Piece, usize),
 }
 
 /// An output that a reduction may write itself.
@@ -204,7 +204,6 @@ impl Compiler<'_> {
             stage: i,
             gates: stage
                 .waits()
-                .filter(|&c| !self.is_own_piece(c))
                 .map(|c| Gate {
                     counter: self.counter(c),
                     writer: self.writer(c),
@@ -216,7 +215,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// A cell that is read in place by the rank that takes it needs no waiting: the bytes are the caller's own.
+    /// A cell that is read in place by the rank that takes it.
     fn is_own_piece(&self, cell: CellId) -> bool {
         let facts = self.checked.facts();
         facts.writer[cell.index()].is_some_and(|w| {
@@ -299,7 +298,7 @@ impl Compiler<'_> {
     fn term(&self, cell: CellId) -> Term {
         let writer = self.checked.facts().writer[cell.index()].expect("checked");
         match &self.checked.plan().stages[writer].act {
-            Act::Take { piece } if self.is_own_piece(cell) => Term::Own(*piece),
+            Act::Take { piece } if self.is_own_piece(cell) => Term::Own(*piece, self.slot(cell)),
             _ => Term::Slot(self.slot(cell), self.author(cell)),
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     call::Call,
+    device::Sides,
     kernel::{Kernel, Store},
     layout::Extent,
     plan::Piece,
@@ -54,6 +55,8 @@ pub struct Job {
     pub output: *mut u8,
     /// Where the blocks lie, if not one behind the other.
     pub blocks: Option<Arc<Blocks>>,
+    /// Which of the buffers the CPU cannot read: they are copied by the engine's device.
+    pub sides: Sides,
     /// How the buffers fall into pieces.
     pub extent: Extent,
     /// Bytes per element.

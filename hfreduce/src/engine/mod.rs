@@ -10,7 +10,7 @@ mod job;
 pub use compile::{Author, Gate, Op, Place, Program, Raise, Step, Target, Term, compile};
 pub use job::{Block, Blocks, Job, JobId};
 
-use crate::{call::Call, layout::HEADER};
+use crate::{call::Call, device::Device, error::Error, layout::HEADER};
 use hfr_transport::{
     Event, Notice, Put, Transport,
     shm::{Board, Doorbell, Segment},
@@ -33,6 +33,13 @@ pub enum Fault {
     Wire {
         /// The wire's own words.
         error: hfr_transport::Error,
+        /// The call that ran.
+        ours: Option<Call>,
+    },
+    /// A device failed.
+    Device {
+        /// The device's own words.
+        error: Error,
         /// The call that ran.
         ours: Option<Call>,
     },
@@ -80,6 +87,7 @@ pub struct Engine {
     /// Bit of the own local rank in a header's word of given ranks; 0 for local ranks it cannot name.
     me: u64,
     transport: Option<Box<dyn Transport>>,
+    device: Option<Box<dyn Device>>,
     runs: Vec<Run>,
     /// How often plans were forgotten.
     epoch: u64,
@@ -87,6 +95,7 @@ pub struct Engine {
     /// By counter of this node: whom to wake when a put to this rank raises it.
     arrivals: Vec<Option<Raise>>,
     events: Vec<Event>,
+    copied: Vec<u64>,
     terms: Vec<*const u8>,
     targets: Vec<*mut u8>,
     budget: usize,
@@ -117,11 +126,13 @@ impl Engine {
             bells,
             me: if local < 64 { 1 << local } else { 0 },
             transport,
+            device: None,
             runs: Vec::new(),
             epoch: 0,
             active: Vec::new(),
             arrivals: Vec::new(),
             events: Vec::with_capacity(64),
+            copied: Vec::with_capacity(64),
             terms: Vec::with_capacity(64),
             targets: Vec::with_capacity(64),
             budget: usize::MAX,
@@ -131,6 +142,22 @@ impl Engine {
     /// Lets each `step` do at most so many acts: the simulator's way to stop anywhere.
     pub fn set_budget(&mut self, acts: usize) {
         self.budget = acts;
+    }
+
+    /// Jobs may have buffers in this device's memory from now on. Only when nothing runs on another one.
+    pub fn attach(&mut self, device: Box<dyn Device>) {
+        debug_assert!(!self.copying());
+        self.device = Some(device);
+    }
+
+    /// Whether copies of the device are under way: their end rings no doorbell.
+    pub fn copying(&self) -> bool {
+        self.device.as_ref().is_some_and(|d| d.busy())
+    }
+
+    fn device(&mut self) -> &mut Box<dyn Device> {
+        let device = self.device.as_mut();
+        device.expect("a job with buffers on a device comes after the device")
     }
 
     /// The wire to the other nodes.
@@ -213,7 +240,7 @@ impl Engine {
 
     /// Does what can be done now. `Ok(false)`: nothing could.
     pub fn step(&mut self) -> Result<bool, Fault> {
-        let mut moved = self.poll()?;
+        let mut moved = self.poll()? | self.poll_device()?;
         let mut acts = self.budget;
         let mut i = 0;
         while i < self.active.len() {
@@ -251,9 +278,10 @@ impl Engine {
             {
                 continue;
             }
-            self.begin(run, i, chunk)?;
-            *acts -= 1;
-            moved = true;
+            if self.begin(run, i, chunk)? {
+                *acts -= 1;
+                moved = true;
+            }
         }
         Ok(moved)
     }
@@ -267,10 +295,9 @@ impl Engine {
         })
     }
 
-    /// Begins one step of one chunk; all but puts are done at once.
-    fn begin(&mut self, run: usize, i: usize, chunk: u64) -> Result<(), Fault> {
+    /// Begins one step of one chunk; all but puts and the device's copies are done at once. `false`: it must wait for what the step began before.
+    fn begin(&mut self, run: usize, i: usize, chunk: u64) -> Result<bool, Fault> {
         let r = &mut self.runs[run];
-        r.begun[i] += 1;
         let slot = (chunk % r.slots) as usize * r.slot_bytes;
         let (base, job) = r
             .jobs
@@ -278,41 +305,64 @@ impl Engine {
             .find(|(base, job)| chunk < base + job.extent.chunks())
             .expect("every chunk below `end` has a job")
             .clone();
-        match r.steps[i].op {
+        let copied = match r.steps[i].op {
+            Op::Take { .. } => job.sides.input,
+            Op::Give { .. } => job.sides.output,
+            _ => false,
+        };
+        let sent = matches!(r.steps[i].op, Op::Put { .. } | Op::SignalAway { .. });
+        // A step's chunks end in order, also where one call's buffers are on a device and the next one's are not.
+        if !copied && !sent && r.begun[i] > r.done[i] {
+            return Ok(false);
+        }
+        r.begun[i] += 1;
+        if copied {
+            self.act_on_device(run, i, &job, chunk - base, slot)?;
+        } else if sent {
+            self.send(run, i, &job, chunk, base, slot)?;
+        } else {
+            self.act(run, i, &job, chunk - base, slot)?;
+            self.finish(run, i);
+        }
+        Ok(true)
+    }
+
+    fn send(
+        &mut self,
+        run: usize,
+        i: usize,
+        job: &Job,
+        chunk: u64,
+        base: u64,
+        slot: usize,
+    ) -> Result<(), Fault> {
+        let ticket = ticket(run, i);
+        let put = match self.runs[run].steps[i].op {
             Op::Put {
                 peer,
                 part,
                 from,
                 to,
                 counter,
-            } => {
-                let put = Put {
-                    peer,
-                    from: from + slot,
-                    len: HEADER + job.input(part, chunk - base).1 * job.size,
-                    to: to + slot,
-                    notice: notice(counter, chunk),
-                    ticket: (run as u64) << 32 | i as u64,
-                };
-                self.put(put, job.call)
-            }
-            Op::SignalAway { peer, counter } => {
-                let put = Put {
-                    peer,
-                    from: 0,
-                    len: 0,
-                    to: 0,
-                    notice: notice(counter, chunk),
-                    ticket: (run as u64) << 32 | i as u64,
-                };
-                self.put(put, job.call)
-            }
-            _ => {
-                self.act(run, i, &job, chunk - base, slot)?;
-                self.finish(run, i);
-                Ok(())
-            }
-        }
+            } => Put {
+                peer,
+                from: from + slot,
+                len: HEADER + job.input(part, chunk - base).1 * job.size,
+                to: to + slot,
+                notice: notice(counter, chunk),
+                ticket,
+            },
+            Op::SignalAway { peer, counter } => Put {
+                peer,
+                from: 0,
+                len: 0,
+                to: 0,
+                notice: notice(counter, chunk),
+                ticket,
+            },
+            _ => unreachable!("only puts and signals leave the node"),
+        };
+        self.put(put, job.call)
     }
 
     fn put(&mut self, put: Put, ours: Call) -> Result<(), Fault> {
@@ -355,12 +405,7 @@ impl Engine {
         let moved = !events.is_empty();
         for event in events.drain(..) {
             match event {
-                Event::Sent { ticket } => {
-                    self.finish(
-                        (ticket >> 32) as usize,
-                        (ticket & u64::from(u32::MAX)) as usize,
-                    );
-                }
+                Event::Sent { ticket } => self.finish_ticket(ticket),
                 Event::Arrived { notice, .. } => self.arrived(notice),
             }
         }
@@ -372,6 +417,30 @@ impl Engine {
                 ours: self.current(),
             }),
         }
+    }
+
+    /// Takes what the device reports.
+    fn poll_device(&mut self) -> Result<bool, Fault> {
+        let Some(device) = self.device.as_mut().filter(|d| d.busy()) else {
+            return Ok(false);
+        };
+        let mut copied = std::mem::take(&mut self.copied);
+        let polled = device.poll(&mut copied);
+        let moved = !copied.is_empty();
+        for ticket in copied.drain(..) {
+            self.finish_ticket(ticket);
+        }
+        self.copied = copied;
+        let ours = self.current();
+        polled.map_err(|error| Fault::Device { error, ours })?;
+        Ok(moved)
+    }
+
+    fn finish_ticket(&mut self, ticket: u64) {
+        self.finish(
+            (ticket >> 32) as usize,
+            (ticket & u64::from(u32::MAX)) as usize,
+        );
     }
 
     fn arrived(&mut self, notice: Notice) {
@@ -437,6 +506,10 @@ impl Engine {
         }
         found
     }
+}
+
+fn ticket(run: usize, step: usize) -> u64 {
+    (run as u64) << 32 | step as u64
 }
 
 fn notice(counter: usize, chunk: u64) -> Notice {

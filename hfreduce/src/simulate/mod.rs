@@ -2,10 +2,12 @@
 //! as late and unordered as its contract allows, and as soon as a rank's call is done its input is scribbled over. Every element of
 //! every output is compared. What the proof says can be watched here; what the proof would refuse goes wrong here.
 
+mod lagging;
 mod reference;
 
 use crate::{
     call::Call,
+    device::Sides,
     dtype::DType,
     engine::{Engine, Fault, Job, JobId, Place, compile},
     kernel::{Kernel, Store, Variant},
@@ -18,6 +20,7 @@ use hfr_transport::{
     shm::{Board, DOORBELL_BYTES, Doorbell, Segment},
     sim::{self, SimNet},
 };
+use lagging::Lagging;
 use reference::{blocks, in_place, input, lengths, wanted};
 use std::sync::Arc;
 
@@ -36,6 +39,8 @@ pub struct Scenario {
     pub in_place: bool,
     /// Buffers lie in the node's segment.
     pub registered: bool,
+    /// Bit by rank (modulo 64): its buffers lie on a device. Alternate calls of such a rank have them in host memory.
+    pub devices: u64,
     /// Faults of the wire.
     pub faults: Vec<sim::Fault>,
 }
@@ -49,7 +54,21 @@ impl Default for Scenario {
             window: 2,
             in_place: false,
             registered: false,
+            devices: 0,
             faults: Vec::new(),
+        }
+    }
+}
+
+impl Scenario {
+    /// Where a rank's buffers lie in a call: of a rank with a device on it, every third time on the host, and sometimes only on one side.
+    fn sides(&self, rank: usize, call: usize) -> Sides {
+        let turn = call + rank + self.seed as usize;
+        let device = self.devices >> (rank % 64) & 1 == 1 && !turn.is_multiple_of(3);
+        let one = !self.in_place && turn % 5 == 1;
+        Sides {
+            input: device,
+            output: device && !one,
         }
     }
 }
@@ -209,6 +228,9 @@ impl<'a> Simulation<'a> {
                     shape.local(rank),
                     Some(Box::new(wire)),
                 );
+                if scenario.devices >> (rank % 64) & 1 == 1 {
+                    engine.attach(Box::new(Lagging::new(scenario.seed ^ rank as u64)));
+                }
                 engine.install(program, &layout, scenario.window);
                 let local = shape.local(rank);
                 let (memory, at) = if scenario.registered {
@@ -312,6 +334,7 @@ impl<'a> Simulation<'a> {
             input: job_input.cast_const().cast(),
             output: output_at.cast(),
             blocks: blocks(self.plan, rank, count, (job_input, output_at)),
+            sides: self.scenario.sides(rank, call),
             extent: Extent::new(self.plan, count, 8, self.scenario.piece),
             size: 8,
             kernel: self.plan.collective.reduces().then_some(kernel),
@@ -406,5 +429,6 @@ fn explain(fault: &Fault) -> String {
             format!("rank {rank} calls {theirs}, we call {ours}")
         }
         Fault::Wire { error, .. } => error.to_string(),
+        Fault::Device { error, .. } => error.to_string(),
     }
 }
