@@ -190,7 +190,7 @@ impl Memory {
     }
 
     /// The allocation that starts here, for who frees it.
-    fn to_free(&mut self, at: usize) -> &mut Allocation {
+    fn departing(&mut self, at: usize) -> &mut Allocation {
         let before = self.freed.contains_key(&at);
         match self.live.get_mut(&at) {
             Some(allocation) if !allocation.leaving => allocation,
@@ -255,15 +255,12 @@ fn free(at: usize) -> Answer {
     if at == 0 {
         return Ok(());
     }
-    let own = state.memory.to_free(at).context;
+    let own = state.memory.departing(at).context;
     if context::answer_in(&state, own).is_ok() {
         // As the driver does: what uses the memory ends first.
         let points = state.streams.ends_of_context(own)?;
-        state = match wait_for(state, &points) {
-            Ok(state) => state,
-            Err(code) => return Err(code),
-        };
-        state.memory.to_free(at);
+        state = wait_for(state, &points)?;
+        state.memory.departing(at);
         demand_unused(&state, at);
         state.memory.remove(at);
     }
@@ -273,7 +270,7 @@ fn free(at: usize) -> Answer {
 fn free_later(at: usize, stream: StreamHandle) -> Answer {
     let mut state = state();
     let stream = stream::resolve_for_work(&mut state, stream)?;
-    state.memory.to_free(at).leaving = true;
+    state.memory.departing(at).leaving = true;
     stream::enqueue(&mut state, stream, Act::Free(at), &[]);
     Ok(())
 }
