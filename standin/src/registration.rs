@@ -15,8 +15,8 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// What fresh pinned memory holds.
-const FRESH: u8 = 0xb5;
+/// What fresh pinned memory holds, for the same reason as device memory does.
+const FRESH: u8 = 0x7d;
 
 struct Registration {
     len: usize,

@@ -12,6 +12,8 @@ use support::*;
 #[test]
 fn a_program_moves_bytes_through_it() {
     let ended = on_standin("a_program_moves_bytes_through_it", &[], || {
+        // SAFETY: loading the stand-in runs no code of its own. It must bear being loaded, dropped and loaded again.
+        assert!(unsafe { sys::is_culib_present() });
         let context = context();
         assert_eq!(context.name().expect("a name"), "HFReduce stand-in 0");
         assert_eq!(context.compute_capability().expect("numbers"), (9, 0));
@@ -262,12 +264,12 @@ fn the_host_cannot_read_device_memory() {
 fn fresh_memory_is_not_zero() {
     let ended = on_standin("fresh_memory_is_not_zero", &[], || {
         let _context = context();
-        assert_eq!(download(device(9), 9), vec![0xb9; 9]);
+        assert_eq!(download(device(9), 9), vec![0x7e; 9]);
         let mut at = std::ptr::null_mut::<c_void>();
         cu!(cuMemHostAlloc(&mut at, 16, 0));
         // SAFETY: the stand-in has just allocated the 16 bytes.
         let bytes = unsafe { std::slice::from_raw_parts(at.cast::<u8>(), 16) };
-        assert_eq!(bytes, [0xb5; 16]);
+        assert_eq!(bytes, [0x7d; 16]);
         cu!(cuMemFreeHost(at));
     });
     ended.well();
@@ -320,4 +322,31 @@ fn symbols_are_found_by_name_in_their_newest_version() {
         },
     );
     ended.well();
+}
+
+#[test]
+fn reports_can_be_named_after_their_process() {
+    let name = "reports_can_be_named_after_their_process";
+    let start = format!("hfr-standin-report-{}-", std::process::id());
+    let pattern = std::env::temp_dir().join(format!("{start}%p"));
+    let pattern = pattern.to_str().expect("a text");
+    let ended = on_standin(name, &[("STANDIN_REPORT", pattern)], || drop(context()));
+    assert!(ended.status.success() && ended.report.is_none());
+    let found: Vec<_> = std::fs::read_dir(std::env::temp_dir())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.to_string_lossy().contains(&start))
+        .collect();
+    let [path] = &found[..] else {
+        panic!("{found:?}")
+    };
+    let report = hfr_standin::report(path);
+    std::fs::remove_file(path).expect("a file");
+    assert_eq!(report.contexts_created, 1);
+    let number = path
+        .to_string_lossy()
+        .rsplit('-')
+        .next()
+        .map(str::parse::<u32>);
+    assert!(matches!(number, Some(Ok(2..))), "{number:?}");
 }

@@ -70,7 +70,9 @@ fn a_failed_copy_breaks_its_context_and_its_streams_drain() {
         std::process::exit(0);
     });
     let report = ended.well();
-    assert_eq!((report.live_registrations, report.host_functions), (1, 0));
+    // What was unpinned or freed in a broken context is not left behind, though each call says that the context is broken.
+    assert_eq!((report.live_registrations, report.live_allocations), (1, 1));
+    assert_eq!(report.host_functions, 0);
 }
 
 #[test]
