@@ -426,7 +426,8 @@ impl Core {
         ));
         error.operation = self.engine.current().map(|c| c.to_string());
         let waits = self.engine.blocked(self.rank as u32);
-        error.peer = waits.first().map(|w| w.rank as usize);
+        let others = waits.iter().map(|w| w.rank as usize);
+        error.peer = others.clone().find(|r| *r != self.rank);
         error.chunk = waits.first().map(|w| w.chunk);
         error
     }

@@ -289,6 +289,7 @@ impl Drop for Communicator {
             self.queue.drained(FAREWELL);
         }
         self.queue.close();
+        self.queue.gone(FAREWELL);
         if let Some(group) = &self.group {
             if !self.shared.poisoned() && self.wire == "tcp" {
                 self.farewell(group);

@@ -195,11 +195,11 @@ impl Mark {
         self.word.as_ref().expect("given back on drop only")
     }
 
-    /// What `stream` is given from now on waits until the mark is released.
+    /// What `stream` is given from now on waits until the mark is released. Where the device's streams cannot, the host does.
     pub fn block(&self, stream: Stream) -> Result<(), Error> {
         let _entered = self.context.enter()?;
         stream.refuse_capture()?;
-        if self.word().host.load(Ordering::Acquire) >= self.value {
+        if self.is_released() {
             return Ok(());
         }
         if self.by_itself {
@@ -212,14 +212,16 @@ impl Mark {
                 "having the stream wait for the result",
             );
         }
-        let wait = Box::into_raw(Box::new((self.word().host, self.value)));
-        // SAFETY: `sleep` takes the box, once.
-        let launched = unsafe { sys::cuLaunchHostFunc(stream.0, Some(sleep), wait.cast()) };
-        if launched != sys::CUresult::CUDA_SUCCESS {
-            // SAFETY: nobody else has it.
-            drop(unsafe { Box::from_raw(wait) });
+        // A host function that waits could stand in front of the very work it waits for: the driver runs them one after the other. So the
+        // host waits, which is slow and cannot go wrong.
+        while !self.is_released() {
+            std::thread::sleep(Duration::from_micros(50));
         }
-        check(launched, "having the stream wait for the result")
+        Ok(())
+    }
+
+    fn is_released(&self) -> bool {
+        self.word().host.load(Ordering::Acquire) >= self.value
     }
 
     /// Streams go on.
@@ -234,14 +236,5 @@ impl Drop for Mark {
         if let (Some(word), Ok(mut words)) = (self.word.take(), WORDS.lock()) {
             words.push_back(word);
         }
-    }
-}
-
-/// Waits on a thread of the driver's, where streams cannot wait for a word by themselves. Calls nothing of the driver.
-unsafe extern "C" fn sleep(wait: *mut c_void) {
-    // SAFETY: made by `block`, for this call alone.
-    let wait = unsafe { Box::from_raw(wait.cast::<(&'static AtomicU64, u64)>()) };
-    while wait.0.load(Ordering::Acquire) < wait.1 {
-        std::thread::sleep(Duration::from_micros(20));
     }
 }

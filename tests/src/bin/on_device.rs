@@ -289,7 +289,8 @@ fn on_one_stream(comm: &Communicator, count: usize) -> Result<(), Error> {
         last = Some(call);
     }
     two.copy(&buffer, &seen);
-    if began.elapsed() > Duration::from_millis(100) {
+    let slow = std::env::var("STANDIN_NO_MEMOPS").is_ok();
+    if began.elapsed() > Duration::from_millis(100) && !slow {
         say("wrong: the host has waited");
     }
     two.synchronize();
