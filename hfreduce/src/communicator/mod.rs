@@ -38,6 +38,7 @@ use crate::{
     config::Config,
     device::{Context, OnDevice},
     dtype::{DType, Element},
+    engine::Stages,
     error::{Error, Kind},
     plan::Shape,
 };
@@ -235,6 +236,16 @@ impl Communicator {
         self.heap
             .alloc(count)
             .map_err(|e| e.at(self.rank(), self.node))
+    }
+
+    /// Starts measuring what this rank's stages cost, from nothing; or ends it. For benchmarks: it costs two looks at the clock per stage.
+    pub fn measure(&self, on: bool) {
+        self.lock().measure(on);
+    }
+
+    /// What this rank's stages have cost since [`Communicator::measure`]; waits for calls that are running.
+    pub fn stages(&self) -> Option<Stages> {
+        self.lock().stages()
     }
 
     /// What ended the group, if something did: every call fails with it from then on.

@@ -65,8 +65,8 @@ impl Gate {
         stream.refuse_capture()?;
         let event = event()?;
         let gate = Gate { event, context };
-        // SAFETY: both are of the current context, or the driver says so.
         check(
+            // SAFETY: both are of the current context, or the driver says so.
             unsafe { sys::cuEventRecord(event, stream.0) },
             "marking a place on the caller's stream",
         )?;
@@ -96,8 +96,8 @@ impl Drop for Gate {
 pub(super) fn event() -> Result<sys::CUevent, Error> {
     let mut event = ptr::null_mut();
     let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-    // SAFETY: a context is current; the driver writes a handle.
     check(
+        // SAFETY: a context is current; the driver writes a handle.
         unsafe { sys::cuEventCreate(&raw mut event, flags) },
         "making an event",
     )?;
@@ -148,14 +148,14 @@ impl Word {
         }
         .map_err(|e| Error::new(Kind::Memory, format!("no page for marks: {e}"), ""))?;
         let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
-        // SAFETY: the page is ours and is never unmapped.
         check(
+            // SAFETY: the page is ours and is never unmapped.
             unsafe { sys::cuMemHostRegister_v2(page, PAGE, flags) },
             "pinning a page",
         )?;
         let mut device = 0;
-        // SAFETY: the page has just been registered.
         check(
+            // SAFETY: the page has just been registered.
             unsafe { sys::cuMemHostGetDevicePointer_v2(&raw mut device, page, 0) },
             "asking for a page's device address",
         )?;
@@ -204,8 +204,8 @@ impl Mark {
         }
         if self.by_itself {
             let when = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
-            // SAFETY: the word is pinned, and stays so.
             return check(
+                // SAFETY: the word is pinned, and stays so.
                 unsafe {
                     sys::cuStreamWaitValue64_v2(stream.0, self.word().device, self.value, when)
                 },

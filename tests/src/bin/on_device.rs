@@ -314,7 +314,7 @@ fn queue(comm: &Communicator, count: usize) -> Result<(), Error> {
     let mut pending: Vec<Pending> = Vec::new();
     for turn in 0..12 {
         // Which calls are on the device differs between ranks.
-        pending.push(if (turn + comm.rank()) % 3 == 0 {
+        pending.push(if (turn + comm.rank()).is_multiple_of(3) {
             let at: *mut u8 = host[turn].as_mut_ptr().cast();
             // SAFETY: the buffer is left alone until the call has ended.
             unsafe { comm.start(all_reduce(count, at, at)) }
@@ -327,7 +327,7 @@ fn queue(comm: &Communicator, count: usize) -> Result<(), Error> {
     }
     for (turn, pending) in pending.iter().enumerate() {
         pending.wait()?;
-        let got = if (turn + comm.rank()) % 3 == 0 {
+        let got = if (turn + comm.rank()).is_multiple_of(3) {
             host[turn].clone()
         } else {
             floats(&device[turn].get())
