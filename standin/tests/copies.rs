@@ -79,26 +79,27 @@ fn a_gated_copy_leaves_its_destination_alone_until_it_may_begin() {
         let context = context();
         let (gated, other) = (stream(&context), stream(&context));
         let (old, new) = (pattern(40_000, 4), pattern(40_000, 5));
-        let (there, here, gate) = (upload(&new), Pinned::new(40_000), Gate::new());
-        here.write(&old);
-        gate.close(&gated);
-        // By way of an event, as a pipeline would.
-        let opened = gated.record_event(None).expect("an event");
-        other.wait(&opened).expect("a wait");
-        cu!(cuMemcpyDtoHAsync_v2(
-            here.at(),
-            there,
-            40_000,
-            other.cu_stream()
-        ));
-        std::thread::sleep(Duration::from_millis(5));
-        assert_eq!(here.read(), old);
-        assert!(!idle(other.cu_stream()));
-        gate.open();
-        other.synchronize().expect("done");
-        assert_eq!(here.read(), new);
+        let (there, here) = (upload(&new), Pinned::new(40_000));
+        // The stream has reached the gate when the copy is queued, or has not.
+        for reached in [false, true] {
+            let gate = Gate::new();
+            here.write(&old);
+            gate.close(&gated);
+            std::thread::sleep(Duration::from_millis(if reached { 10 } else { 0 }));
+            // By way of an event, as a pipeline would.
+            let opened = gated.record_event(None).expect("an event");
+            other.wait(&opened).expect("a wait");
+            let stream = other.cu_stream();
+            cu!(cuMemcpyDtoHAsync_v2(here.at(), there, 40_000, stream));
+            std::thread::sleep(Duration::from_millis(5));
+            assert_eq!(here.read(), old);
+            assert!(!idle(stream));
+            gate.open();
+            other.synchronize().expect("done");
+            assert_eq!(here.read(), new);
+        }
     });
-    assert_eq!(ended.well().waits, 2);
+    assert_eq!(ended.well().waits, 4);
 }
 
 #[test]
