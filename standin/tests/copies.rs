@@ -104,42 +104,37 @@ fn a_gated_copy_leaves_its_destination_alone_until_it_may_begin() {
 
 #[test]
 fn copies_run_both_ways_at_once() {
-    // Slow enough that each takes 10 ms, and held until both can begin.
+    // Each takes 10 ms and both are held until they can begin; one that is held up for so long does not meet the other, but not ten times.
     let name = "copies_run_both_ways_at_once";
     let ended = on_standin(name, &[("STANDIN_GBPS", "0.1")], || {
         let context = context();
-        let (down, up, gate) = (stream(&context), stream(&context), Gate::new());
+        let (down, up) = (stream(&context), stream(&context));
         let (len, bytes) = (1_000_000, pattern(1_000_000, 8));
         let (source, target) = (upload(&bytes), device(len));
         let (landing, leaving) = (Pinned::new(len), Pinned::new(len));
         leaving.write(&bytes);
-        gate.close(&down);
-        gate.close(&up);
-        cu!(cuMemcpyDtoHAsync_v2(
-            landing.at(),
-            source,
-            len,
-            down.cu_stream()
-        ));
-        cu!(cuMemcpyHtoDAsync_v2(
-            target,
-            leaving.at(),
-            len,
-            up.cu_stream()
-        ));
-        let begun = std::time::Instant::now();
-        gate.open();
-        cu!(cuCtxSynchronize());
-        let took = begun.elapsed();
-        assert!(
-            took >= Duration::from_millis(9),
-            "{took:?}: a megabyte at 0.1 GB/s"
-        );
-        assert_eq!(landing.read(), bytes);
+        for _ in 0..10 {
+            let gate = Gate::new();
+            gate.close(&down);
+            gate.close(&up);
+            let (from, to) = (down.cu_stream(), up.cu_stream());
+            cu!(cuMemcpyDtoHAsync_v2(landing.at(), source, len, from));
+            cu!(cuMemcpyHtoDAsync_v2(target, leaving.at(), len, to));
+            let begun = std::time::Instant::now();
+            gate.open();
+            cu!(cuCtxSynchronize());
+            let took = begun.elapsed();
+            assert!(
+                took >= Duration::from_millis(9),
+                "{took:?}: a megabyte at 0.1 GB/s"
+            );
+            assert_eq!(landing.read(), bytes);
+        }
         assert_eq!(download(target, len), bytes);
     });
     let report = ended.well();
-    assert_eq!((report.both_ways, report.pageable), (1, 0));
+    assert!((1..=10).contains(&report.both_ways), "{report:?}");
+    assert_eq!(report.pageable, 0);
 }
 
 #[test]
