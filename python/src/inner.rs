@@ -4,12 +4,13 @@
 use crate::{
     buffer::{Keep, Place, resolve},
     call::Order,
+    device,
     error::{closed, invalid, raise, raise_in},
     keep::{in_callback, sweep},
-    pending::Pending,
+    pending::{Pending, Started},
     reducer,
 };
-use hfreduce::Error;
+use hfreduce::{Enqueued, Error};
 use pyo3::prelude::*;
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, Weak, mpsc},
@@ -54,7 +55,7 @@ impl Inner {
         open.clone().ok_or_else(|| closed(py, self.rank))
     }
 
-    /// Runs a call on this thread.
+    /// Runs a call on this thread; one on a stream is put there, and what the stream is given later waits for it.
     pub fn run(
         self: &Arc<Inner>,
         py: Python<'_>,
@@ -62,6 +63,9 @@ impl Inner {
         input: Object<'_, '_>,
         output: Object<'_, '_>,
     ) -> PyResult<()> {
+        if let Some(stream) = order.stream {
+            return self.start(py, order, input, output)?.block_on(py, stream);
+        }
         if in_callback() {
             let why = "called where it cannot wait, in a callback, on the thread that runs the calls; start it (async_op=True) instead";
             return Err(invalid(py, self.rank, order.name.text(), why));
@@ -75,7 +79,7 @@ impl Inner {
         result.map_err(|error| raise_in(py, order.name.text(), error))
     }
 
-    /// Starts a call.
+    /// Starts a call: behind what was started before, and behind what its stream has been given, where it has one.
     pub fn start(
         self: &Arc<Inner>,
         py: Python<'_>,
@@ -93,9 +97,16 @@ impl Inner {
                 .flatten()
                 .map(|o| o.clone().unbind()),
         );
-        // SAFETY: `build` made the call fit, and `Pending` keeps the references until it has ended.
-        let pending = unsafe { comm.start(call) };
-        Ok(Pending::new(pending, self.clone(), order.name.text(), keep))
+        let operation = order.name.text();
+        let started = match order.stream {
+            // SAFETY: `build` made the call fit, and `Pending` keeps the references until it has ended.
+            None => Started::Host(unsafe { comm.start(call) }),
+            Some(stream) => Started::Stream(enqueue(py, operation, || {
+                // SAFETY: as above.
+                unsafe { comm.enqueue(call, stream) }
+            })?),
+        };
+        Ok(Pending::new(started, self.clone(), operation, keep))
     }
 
     /// Starts to send to a rank, or to receive from it.
@@ -104,16 +115,19 @@ impl Inner {
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
         (other, tag): (i64, i64),
+        stream: Object<'_, '_>,
         sends: bool,
     ) -> PyResult<Pending> {
         sweep(py);
         let comm = self.get(py)?;
         let operation = if sends { "send" } else { "recv" };
+        let stream = device::stream(self.rank, operation, stream)?;
         let place = Place {
             rank: self.rank,
             operation,
             role: "buffer",
             index: None,
+            stream,
         };
         let mut keep = Keep::new();
         let view = resolve(buffer, place, &mut keep)?;
@@ -131,15 +145,24 @@ impl Inner {
         keep.push(buffer.clone().unbind());
         let (dtype, scale) = view.of.moved();
         let count = view.count * scale;
-        // SAFETY: the view is good for its elements, and `Pending` keeps the references until the call has ended.
-        let pending = unsafe {
-            if sends {
-                comm.start_send(dtype, count, view.at, other, tag)
-            } else {
-                comm.start_recv(dtype, count, view.at, other, tag)
-            }
+        let at = view.at.addr();
+        // SAFETY: here and below: the view is good for its elements, and `Pending` keeps the references until the call has ended.
+        let started = match (stream, sends) {
+            (None, true) => Started::Host(unsafe {
+                comm.start_send(dtype, count, at as *const u8, other, tag)
+            }),
+            (None, false) => Started::Host(unsafe {
+                comm.start_recv(dtype, count, at as *mut u8, other, tag)
+            }),
+            (Some(stream), _) => Started::Stream(enqueue(py, operation, || unsafe {
+                if sends {
+                    comm.enqueue_send(dtype, count, at as *const u8, other, tag, stream)
+                } else {
+                    comm.enqueue_recv(dtype, count, at as *mut u8, other, tag, stream)
+                }
+            })?),
         };
-        Ok(Pending::new(pending, self.clone(), operation, keep))
+        Ok(Pending::new(started, self.clone(), operation, keep))
     }
 
     /// Makes a reducer known that uses the communicator.
@@ -182,6 +205,15 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Puts a call on a stream, detached: the first one may pin much memory.
+fn enqueue(
+    py: Python<'_>,
+    operation: &str,
+    call: impl FnOnce() -> Result<Enqueued, Error> + Send,
+) -> PyResult<Enqueued> {
+    py.detach(call).map_err(|error| raise_in(py, operation, error))
 }
 
 /// Closes every communicator: at the interpreter's end, so that the other ranks hear a goodbye and not a broken connection.
