@@ -67,16 +67,21 @@ impl Communicator {
         }
     }
 
-    fn end(
+    fn message(
         &self,
         py: Python<'_>,
-        pending: Pending,
+        buffer: &Bound<'_, PyAny>,
+        sends: bool,
+        (other, tag): (i64, i64),
         (async_op, stream): (bool, Object<'_, '_>),
     ) -> PyResult<Option<Pending>> {
-        if async_op {
-            return Ok(Some(pending));
-        }
-        match device::stream(self.inner.rank, "send or recv", stream)? {
+        let operation = if sends { "send" } else { "recv" };
+        let stream = device::stream(self.inner.rank, operation, stream)?;
+        let pending = self
+            .inner
+            .pair(py, buffer, operation, (other, tag), stream, sends)?;
+        match stream {
+            _ if async_op => return Ok(Some(pending)),
             Some(stream) => pending.block_on(py, stream)?,
             None => pending.wait_until(py, None).map(|_| ())?,
         }
@@ -208,8 +213,8 @@ impl Communicator {
         to: i64,
         tag: i64,
         stream: Object<'_, '_>,
-    ) -> PyResult<Pending> {
-        self.inner.pair(py, buffer, (to, tag), stream, true)
+    ) -> PyResult<Option<Pending>> {
+        self.message(py, buffer, true, (to, tag), (true, stream))
     }
 
     /// Starts to receive into the buffer from a rank.
@@ -221,8 +226,8 @@ impl Communicator {
         source: i64,
         tag: i64,
         stream: Object<'_, '_>,
-    ) -> PyResult<Pending> {
-        self.inner.pair(py, buffer, (source, tag), stream, false)
+    ) -> PyResult<Option<Pending>> {
+        self.message(py, buffer, false, (source, tag), (true, stream))
     }
 
     /// Reduces x over all ranks, into out or in place; afterwards it is the same on all, bit for bit.
@@ -237,7 +242,15 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::AllReduce, Some(x), out, (op, factor), 0, (async_op, stream))
+        self.collective(
+            py,
+            Name::AllReduce,
+            Some(x),
+            out,
+            (op, factor),
+            0,
+            (async_op, stream),
+        )
     }
 
     /// Reduces one share per rank and leaves each rank its own, in out.
@@ -281,7 +294,15 @@ impl Communicator {
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
         let name = Name::Broadcast;
-        self.collective(py, name, Some(x), None, (None, None), root, (async_op, stream))
+        self.collective(
+            py,
+            name,
+            Some(x),
+            None,
+            (None, None),
+            root,
+            (async_op, stream),
+        )
     }
 
     /// Reduces x over all ranks; the root gets the result, in out or in place.
@@ -298,7 +319,15 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::Reduce, Some(x), out, (op, factor), root, (async_op, stream))
+        self.collective(
+            py,
+            Name::Reduce,
+            Some(x),
+            out,
+            (op, factor),
+            root,
+            (async_op, stream),
+        )
     }
 
     /// Share s of x goes to rank s, and share s of out comes from it.
@@ -312,7 +341,15 @@ impl Communicator {
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
         let name = Name::AllToAll;
-        self.collective(py, name, Some(x), Some(out), (None, None), 0, (async_op, stream))
+        self.collective(
+            py,
+            name,
+            Some(x),
+            Some(out),
+            (None, None),
+            0,
+            (async_op, stream),
+        )
     }
 
     /// As all_to_all, with lists of buffers of any sizes.
@@ -326,7 +363,15 @@ impl Communicator {
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
         let name = Name::AllToAllV;
-        self.collective(py, name, Some(x), Some(out), (None, None), 0, (async_op, stream))
+        self.collective(
+            py,
+            name,
+            Some(x),
+            Some(out),
+            (None, None),
+            0,
+            (async_op, stream),
+        )
     }
 
     /// Gives the root every rank's x, in out, which the others need not have.
@@ -340,7 +385,15 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::Gather, x, out, (None, None), root, (async_op, stream))
+        self.collective(
+            py,
+            Name::Gather,
+            x,
+            out,
+            (None, None),
+            root,
+            (async_op, stream),
+        )
     }
 
     /// Gives every rank its share of the root's x, which the others need not have, in out.
@@ -354,7 +407,15 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::Scatter, x, out, (None, None), root, (async_op, stream))
+        self.collective(
+            py,
+            Name::Scatter,
+            x,
+            out,
+            (None, None),
+            root,
+            (async_op, stream),
+        )
     }
 
     /// Returns when all ranks have come here.
@@ -365,7 +426,15 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::Barrier, None, None, (None, None), 0, (async_op, stream))
+        self.collective(
+            py,
+            Name::Barrier,
+            None,
+            None,
+            (None, None),
+            0,
+            (async_op, stream),
+        )
     }
 
     /// Sends x to a rank.
@@ -379,8 +448,7 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let pending = self.inner.pair(py, x, (to, tag), stream, true)?;
-        self.end(py, pending, (async_op, stream))
+        self.message(py, x, true, (to, tag), (async_op, stream))
     }
 
     /// Receives into x from a rank.
@@ -394,8 +462,7 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let pending = self.inner.pair(py, x, (source, tag), stream, false)?;
-        self.end(py, pending, (async_op, stream))
+        self.message(py, x, false, (source, tag), (async_op, stream))
     }
 
     /// A communicator of the ranks with the same color, ordered by key; None for no part in any. All ranks call it.

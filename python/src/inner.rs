@@ -4,13 +4,12 @@
 use crate::{
     buffer::{Keep, Place, resolve},
     call::Order,
-    device,
     error::{closed, invalid, raise, raise_in},
     keep::{in_callback, sweep},
     pending::{Pending, Started},
     reducer,
 };
-use hfreduce::{Enqueued, Error};
+use hfreduce::{Enqueued, Error, device::Stream};
 use pyo3::prelude::*;
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, Weak, mpsc},
@@ -114,14 +113,13 @@ impl Inner {
         self: &Arc<Inner>,
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
+        operation: &'static str,
         (other, tag): (i64, i64),
-        stream: Object<'_, '_>,
+        stream: Option<Stream>,
         sends: bool,
     ) -> PyResult<Pending> {
         sweep(py);
         let comm = self.get(py)?;
-        let operation = if sends { "send" } else { "recv" };
-        let stream = device::stream(self.rank, operation, stream)?;
         let place = Place {
             rank: self.rank,
             operation,
@@ -148,12 +146,12 @@ impl Inner {
         let at = view.at.addr();
         // SAFETY: here and below: the view is good for its elements, and `Pending` keeps the references until the call has ended.
         let started = match (stream, sends) {
-            (None, true) => Started::Host(unsafe {
-                comm.start_send(dtype, count, at as *const u8, other, tag)
-            }),
-            (None, false) => Started::Host(unsafe {
-                comm.start_recv(dtype, count, at as *mut u8, other, tag)
-            }),
+            (None, true) => {
+                Started::Host(unsafe { comm.start_send(dtype, count, at as *const u8, other, tag) })
+            }
+            (None, false) => {
+                Started::Host(unsafe { comm.start_recv(dtype, count, at as *mut u8, other, tag) })
+            }
             (Some(stream), _) => Started::Stream(enqueue(py, operation, || unsafe {
                 if sends {
                     comm.enqueue_send(dtype, count, at as *const u8, other, tag, stream)
@@ -213,7 +211,8 @@ fn enqueue(
     operation: &str,
     call: impl FnOnce() -> Result<Enqueued, Error> + Send,
 ) -> PyResult<Enqueued> {
-    py.detach(call).map_err(|error| raise_in(py, operation, error))
+    py.detach(call)
+        .map_err(|error| raise_in(py, operation, error))
 }
 
 /// Closes every communicator: at the interpreter's end, so that the other ranks hear a goodbye and not a broken connection.

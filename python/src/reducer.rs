@@ -11,7 +11,7 @@ use crate::{
     keep::{Held, in_callback},
     names::{Name, operation},
 };
-use hfreduce::{DType, Error, Kind};
+use hfreduce::{DType, Error, Kind, device::Stream};
 use pyo3::{
     intern,
     prelude::*,
@@ -92,6 +92,7 @@ impl Reducer {
         &self,
         buffer: &Bound<'_, PyAny>,
         operation: &'static str,
+        stream: Option<Stream>,
         keep: &mut Keep,
     ) -> PyResult<View> {
         let place = Place {
@@ -99,6 +100,7 @@ impl Reducer {
             operation,
             role: "tensor",
             index: None,
+            stream,
         };
         let view = resolve(buffer, place, keep)?;
         let of = Type::Number(self.dtype);
@@ -159,7 +161,7 @@ impl Reducer {
             None => None,
             Some(destination) => {
                 let mut keep = Keep::new();
-                let view = self.view(destination, OPERATION, &mut keep)?;
+                let view = self.view(destination, OPERATION, None, &mut keep)?;
                 if !view.writable {
                     let why = "the destination is read-only; pass a writable one";
                     return Err(invalid(py, self.group.rank, OPERATION, why));
@@ -186,7 +188,7 @@ impl Reducer {
     fn async_reduce(&self, py: Python<'_>, name: &str, tensor: &Bound<'_, PyAny>) -> PyResult<()> {
         const OPERATION: &str = "async_reduce";
         let mut keep = vec![tensor.clone().unbind()];
-        let view = self.view(tensor, OPERATION, &mut keep)?;
+        let view = self.view(tensor, OPERATION, None, &mut keep)?;
         let (rank, at) = (self.group.rank, view.at.addr());
         self.with(py, OPERATION, move |reducer, state| {
             let (total, room) = (reducer.total(), state.fused.as_ref().map(|f| f.1));
