@@ -29,9 +29,12 @@ pub struct View {
     pub count: usize,
     pub of: Type,
     pub writable: bool,
-    /// Number of the device it lies on, where the object tells; calls on a stream alone have such views.
+    /// Number of the device it lies on, or [`UNKNOWN`] where the object does not tell; `None` for host memory.
     pub device: Option<i32>,
 }
+
+/// A device of which an object does not tell the number.
+pub const UNKNOWN: i32 = -1;
 
 impl View {
     /// Bytes of all elements.
@@ -43,6 +46,24 @@ impl View {
 /// References that must live as long as the memory is used: list elements and exports, as their owners may let go of them meanwhile.
 pub type Keep = Vec<Py<PyAny>>;
 
+/// Who makes a call, which says what memory it can use.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Maker {
+    /// The host: all memory that the host reads.
+    Host,
+    /// A stream: memory on a device, and host memory that is pinned.
+    Stream,
+    /// Not known yet.
+    Either,
+}
+
+impl Maker {
+    /// Of a call on this stream, or on none.
+    pub fn of(stream: Option<Stream>) -> Maker {
+        stream.map_or(Maker::Host, |_| Maker::Stream)
+    }
+}
+
 /// Where an argument stands, for the text of errors.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
@@ -52,8 +73,8 @@ pub struct Place<'a> {
     pub role: &'a str,
     /// Number in a list.
     pub index: Option<usize>,
-    /// What the call is ordered on; `None` where the host makes it.
-    pub stream: Option<Stream>,
+    /// What memory the call can use.
+    pub maker: Maker,
 }
 
 impl Place<'_> {
@@ -174,10 +195,10 @@ pub fn resolve(object: &Bound<'_, PyAny>, place: Place<'_>, keep: &mut Keep) -> 
         Sort::Array => array(object, place, None),
         Sort::ArrayLike => array(object, place, Some(keep)),
         Sort::Tensor => tensor::view(object, place),
-        Sort::Device => return device::view(object, place),
+        Sort::Device => device::view(object, place),
         Sort::Protocol => protocol(object, place, keep),
     }?;
-    if place.stream.is_some() && view.device.is_none() {
+    if place.maker == Maker::Stream && view.device.is_none() {
         device::demand_pinned(object.py(), &view, place)?;
     }
     Ok(view)

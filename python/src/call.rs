@@ -3,7 +3,7 @@
 //! fitting counts, writable outputs, and either in place exactly or without overlap.
 
 use crate::{
-    buffer::{Keep, Place, View, resolve},
+    buffer::{self, Keep, Place, UNKNOWN, View, resolve},
     dtype::Type,
     error::invalid,
     names::{Name, Share},
@@ -114,7 +114,7 @@ impl Order {
             operation: self.name.text(),
             role,
             index: None,
-            stream: self.stream,
+            maker: buffer::Maker::of(self.stream),
         };
         let pieces = match object.cast::<PyList>() {
             Ok(list) => Some(list.iter().collect::<Vec<_>>()),
@@ -260,7 +260,7 @@ impl Order {
             return Ok(());
         }
         let all = from.views().iter().chain(into.views());
-        let mut devices = all.filter_map(|view| view.device);
+        let mut devices = all.filter_map(|view| view.device.filter(|d| *d != UNKNOWN));
         let Some(first) = devices.next() else {
             return Ok(());
         };

@@ -3,7 +3,7 @@
 //! Invariant: the driver is asked only where it is in the process already.
 
 use crate::{
-    buffer::{Place, View, named},
+    buffer::{Maker, Place, UNKNOWN, View, named},
     dtype::Type,
     error::{invalid, raise},
 };
@@ -21,7 +21,7 @@ use pyo3::{
 /// An interface that is wrong, elements that do not lie in one piece, a call without a stream.
 pub fn view(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<View> {
     let py = object.py();
-    if place.stream.is_none() {
+    if place.maker == Maker::Host {
         return Err(place.refuse(
             py,
             "is in device memory; pass the stream that its contents are ordered on (stream=)",
@@ -77,7 +77,7 @@ pub fn view(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<View> {
         count,
         of,
         writable: !read_only,
-        device: None,
+        device: Some(UNKNOWN),
     })
 }
 

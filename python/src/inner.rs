@@ -2,7 +2,7 @@
 //! meaning. Invariants: whatever blocks is detached from the interpreter; after `close`, and in a forked child, nothing is touched.
 
 use crate::{
-    buffer::{Keep, Place, resolve},
+    buffer::{self, Keep, Place, resolve},
     call::Order,
     error::{closed, invalid, raise, raise_in},
     keep::{in_callback, sweep},
@@ -125,7 +125,7 @@ impl Inner {
             operation,
             role: "buffer",
             index: None,
-            stream,
+            maker: buffer::Maker::of(stream),
         };
         let mut keep = Keep::new();
         let view = resolve(buffer, place, &mut keep)?;

@@ -2,7 +2,7 @@
 //! of its elements lie in it, one after the other and as they are.
 
 use crate::{
-    buffer::{DTYPES, Place, View},
+    buffer::{DTYPES, Maker, Place, View},
     dtype::Type,
 };
 use pyo3::{intern, prelude::*};
@@ -81,7 +81,7 @@ fn device(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<i32> {
             &format!("is on device {device}; this library takes CPU and CUDA memory: pass x.cpu()"),
         ));
     }
-    if place.stream.is_none() {
+    if place.maker == Maker::Host {
         return Err(place.refuse(
             py,
             &format!(
