@@ -76,9 +76,10 @@ impl Pending {
         if let Some(Err(error)) = self.pending.result() {
             return Err(raise_in(py, self.operation, error));
         }
-        enqueued
-            .block(stream)
-            .map_err(|error| raise_in(py, self.operation, error))
+        enqueued.block(stream).map_err(|mut error| {
+            error.rank.get_or_insert(self.group.rank);
+            raise_in(py, self.operation, error)
+        })
     }
 
     /// Waits, detached, until the call has ended or the time is over (`false`).
