@@ -17,6 +17,9 @@ use std::sync::Arc;
 
 type Text<'a, 'py> = Option<&'a Bound<'py, PyString>>;
 
+/// Operation and factor of a call that reduces nothing.
+const PLAIN: (Text<'static, 'static>, Option<f64>) = (None, None);
+
 /// A group of ranks that call collectives together, all the same ones in the same order.
 #[pyclass(frozen, module = "hfreduce")]
 pub struct Communicator {
@@ -48,18 +51,15 @@ impl Communicator {
         })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
     fn collective(
         &self,
         py: Python<'_>,
-        name: Name,
-        input: Object<'_, '_>,
-        output: Object<'_, '_>,
-        (op, factor): (Text<'_, '_>, Option<f64>),
-        root: i64,
+        (name, root): (Name, i64),
+        (input, output): (Object<'_, '_>, Object<'_, '_>),
+        op: (Text<'_, '_>, Option<f64>),
         (async_op, stream): (bool, Object<'_, '_>),
     ) -> PyResult<Option<Pending>> {
-        let order = self.order(name, (op, factor), root, stream)?;
+        let order = self.order(name, op, root, stream)?;
         if async_op {
             self.inner.start(py, order, input, output).map(Some)
         } else {
@@ -232,6 +232,7 @@ impl Communicator {
 
     /// Reduces x over all ranks, into out or in place; afterwards it is the same on all, bit for bit.
     #[pyo3(signature = (x, out=None, op=None, *, factor=None, async_op=false, stream=None))]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
     fn all_reduce(
         &self,
         py: Python<'_>,
@@ -242,19 +243,13 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(
-            py,
-            Name::AllReduce,
-            Some(x),
-            out,
-            (op, factor),
-            0,
-            (async_op, stream),
-        )
+        let (which, how) = ((Name::AllReduce, 0), (async_op, stream));
+        self.collective(py, which, (Some(x), out), (op, factor), how)
     }
 
     /// Reduces one share per rank and leaves each rank its own, in out.
     #[pyo3(signature = (x, out=None, op=None, *, factor=None, async_op=false, stream=None))]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
     fn reduce_scatter(
         &self,
         py: Python<'_>,
@@ -265,8 +260,8 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::ReduceScatter;
-        self.collective(py, name, Some(x), out, (op, factor), 0, (async_op, stream))
+        let (which, how) = ((Name::ReduceScatter, 0), (async_op, stream));
+        self.collective(py, which, (Some(x), out), (op, factor), how)
     }
 
     /// Gives every rank every rank's x, in out; with x None this rank's own share of out is its input.
@@ -279,8 +274,8 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::AllGather;
-        self.collective(py, name, x, Some(out), (None, None), 0, (async_op, stream))
+        let (which, how) = ((Name::AllGather, 0), (async_op, stream));
+        self.collective(py, which, (x, Some(out)), PLAIN, how)
     }
 
     /// Gives every rank the root's x, in place.
@@ -293,16 +288,8 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::Broadcast;
-        self.collective(
-            py,
-            name,
-            Some(x),
-            None,
-            (None, None),
-            root,
-            (async_op, stream),
-        )
+        let (which, how) = ((Name::Broadcast, root), (async_op, stream));
+        self.collective(py, which, (Some(x), None), PLAIN, how)
     }
 
     /// Reduces x over all ranks; the root gets the result, in out or in place.
@@ -319,15 +306,8 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(
-            py,
-            Name::Reduce,
-            Some(x),
-            out,
-            (op, factor),
-            root,
-            (async_op, stream),
-        )
+        let (which, how) = ((Name::Reduce, root), (async_op, stream));
+        self.collective(py, which, (Some(x), out), (op, factor), how)
     }
 
     /// Share s of x goes to rank s, and share s of out comes from it.
@@ -340,16 +320,8 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::AllToAll;
-        self.collective(
-            py,
-            name,
-            Some(x),
-            Some(out),
-            (None, None),
-            0,
-            (async_op, stream),
-        )
+        let (which, how) = ((Name::AllToAll, 0), (async_op, stream));
+        self.collective(py, which, (Some(x), Some(out)), PLAIN, how)
     }
 
     /// As all_to_all, with lists of buffers of any sizes.
@@ -362,16 +334,8 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::AllToAllV;
-        self.collective(
-            py,
-            name,
-            Some(x),
-            Some(out),
-            (None, None),
-            0,
-            (async_op, stream),
-        )
+        let (which, how) = ((Name::AllToAllV, 0), (async_op, stream));
+        self.collective(py, which, (Some(x), Some(out)), PLAIN, how)
     }
 
     /// Gives the root every rank's x, in out, which the others need not have.
@@ -385,15 +349,8 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(
-            py,
-            Name::Gather,
-            x,
-            out,
-            (None, None),
-            root,
-            (async_op, stream),
-        )
+        let (which, how) = ((Name::Gather, root), (async_op, stream));
+        self.collective(py, which, (x, out), PLAIN, how)
     }
 
     /// Gives every rank its share of the root's x, which the others need not have, in out.
@@ -407,15 +364,8 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(
-            py,
-            Name::Scatter,
-            x,
-            out,
-            (None, None),
-            root,
-            (async_op, stream),
-        )
+        let (which, how) = ((Name::Scatter, root), (async_op, stream));
+        self.collective(py, which, (x, out), PLAIN, how)
     }
 
     /// Returns when all ranks have come here.
@@ -426,15 +376,8 @@ impl Communicator {
         async_op: bool,
         stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(
-            py,
-            Name::Barrier,
-            None,
-            None,
-            (None, None),
-            0,
-            (async_op, stream),
-        )
+        let (which, how) = ((Name::Barrier, 0), (async_op, stream));
+        self.collective(py, which, (None, None), PLAIN, how)
     }
 
     /// Sends x to a rank.

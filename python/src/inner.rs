@@ -144,19 +144,25 @@ impl Inner {
         let (dtype, scale) = view.of.moved();
         let count = view.count * scale;
         let at = view.at.addr();
-        // SAFETY: here and below: the view is good for its elements, and `Pending` keeps the references until the call has ended.
-        let started = match (stream, sends) {
-            (None, true) => {
-                Started::Host(unsafe { comm.start_send(dtype, count, at as *const u8, other, tag) })
-            }
-            (None, false) => {
-                Started::Host(unsafe { comm.start_recv(dtype, count, at as *mut u8, other, tag) })
-            }
-            (Some(stream), _) => Started::Stream(enqueue(py, operation, || unsafe {
-                if sends {
-                    comm.enqueue_send(dtype, count, at as *const u8, other, tag, stream)
-                } else {
-                    comm.enqueue_recv(dtype, count, at as *mut u8, other, tag, stream)
+        let started = match stream {
+            None => Started::Host(
+                // SAFETY: the view is good for its elements, and `Pending` keeps the references until the call has ended.
+                unsafe {
+                    if sends {
+                        comm.start_send(dtype, count, at as *const u8, other, tag)
+                    } else {
+                        comm.start_recv(dtype, count, at as *mut u8, other, tag)
+                    }
+                },
+            ),
+            Some(stream) => Started::Stream(enqueue(py, operation, || {
+                // SAFETY: as above.
+                unsafe {
+                    if sends {
+                        comm.enqueue_send(dtype, count, at as *const u8, other, tag, stream)
+                    } else {
+                        comm.enqueue_recv(dtype, count, at as *mut u8, other, tag, stream)
+                    }
                 }
             })?),
         };

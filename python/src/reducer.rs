@@ -239,13 +239,13 @@ impl Reducer {
                     ..e
                 })?;
             match stream {
-                // SAFETY: here and below: referenced in the state until `synchronize` has returned, or the reduction has ended.
+                // SAFETY: referenced in the state until `synchronize` has returned, or the reduction has ended.
                 None => unsafe { reducer.reduce(name, at as *mut u8, count) }?,
                 Some(stream) => {
                     let call = state.call(name, (at, count), of)?;
-                    state
-                        .on_streams
-                        .push(unsafe { comm.enqueue(call, stream) }?);
+                    // SAFETY: as above.
+                    let on = unsafe { comm.enqueue(call, stream) }?;
+                    state.on_streams.push(on);
                 }
             }
             state.names.push(name.to_owned());

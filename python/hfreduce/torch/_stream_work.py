@@ -41,11 +41,12 @@ class StreamWork(Work):
         self._block(_cuda.current(self._device))
 
     def _block(self, stream: int) -> None:
+        limit = self.limit or self._group.limit
         for pending in self._pending:
             if pending.on_stream:
                 pending.block(stream)
-            else:
-                pending.wait(self.limit or self._group.limit)
+            elif not pending.wait(limit):
+                self._group.expire(self._operation, limit, pending)
 
     def get_future(self) -> Future:
         if self._group.wrapped and _cuda.asked_to_block():

@@ -113,7 +113,45 @@ def graphs(rank: int, world: int) -> None:
     same(tensor, summed(world, 1000) * world)
 
 
-@pytest.mark.parametrize("act", [late_input, streams, overwritten, dropped, unblocked, graphs])
+def native(rank: int, world: int) -> None:
+    """The package's own calls on torch tensors."""
+    import hfreduce
+
+    device_of(rank)
+    identity = [hfreduce.UniqueId.create().to_bytes() if rank == 0 else None]
+    dist.broadcast_object_list(identity)
+    with hfreduce.join(identity[0], rank, world, gpu=True) as comm:
+        one, other = torch.cuda.Stream(), torch.cuda.Stream()
+        with torch.cuda.stream(one):
+            tensor = torch.zeros(COUNT, device="cuda")
+            source = on_gpu(rank, COUNT)
+            nap()
+            tensor.copy_(source)
+            comm.all_reduce(tensor, stream=one)
+            pending = comm.all_reduce(tensor, async_op=True, stream=one.cuda_stream)
+        pending.block(other)
+        with torch.cuda.stream(other):
+            copy = tensor * 1
+        other.synchronize()
+        same(copy, summed(world, COUNT) * world)
+        pinned = torch.ones(100).pin_memory()
+        comm.all_reduce(pinned, stream=one)
+        one.synchronize()
+        same(pinned, torch.full((100,), float(world)))
+        assert "ordinary host memory" in str(error_of(comm.all_reduce, torch.ones(100), stream=one))
+        assert "pass the stream" in str(error_of(comm.all_reduce, tensor))
+        reducer = hfreduce.Reducer(comm, torch.float32)
+        reducer.register("weight", COUNT)
+        fused = torch.zeros(reducer.total(), device="cuda")
+        torch.cuda.synchronize()
+        reducer.set_fused_dest(fused)
+        with torch.cuda.stream(one):
+            reducer.async_reduce("weight", on_gpu(rank, COUNT), stream=one)
+            assert reducer.synchronize(stream=one) == ["weight"]
+            same(fused, summed(world, COUNT))
+
+
+@pytest.mark.parametrize("act", [late_input, streams, overwritten, dropped, unblocked, graphs, native])
 def test(act) -> None:
     play(2, act, seconds=120)
 
