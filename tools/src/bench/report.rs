@@ -4,6 +4,9 @@
 use super::{
     Args,
     cases::Case,
+    ceilings::Ceilings,
+    overlap::Overlap,
+    stages,
     table::{HEADER, Line, Row, Way, row},
 };
 use crate::job::{Call, Job};
@@ -30,6 +33,9 @@ pub struct Report {
     titled: Option<&'static str>,
     wrong: u64,
     bus: (f64, usize),
+    device: &'static str,
+    ceilings: Option<Ceilings>,
+    breakdown: Vec<String>,
 }
 
 impl Report {
@@ -38,7 +44,8 @@ impl Report {
     /// # Errors
     /// A file that cannot be written; a failure of the group.
     pub fn new(args: &Args, job: &Job, rows: usize) -> Result<Report> {
-        let notes = notes(job)?;
+        let gpus = gather(job, &gpu(job)?)?;
+        let notes = notes(job, &gpus)?;
         let group = job.group();
         let speaks = group.rank() == 0;
         let progress = (speaks && std::io::stderr().is_terminal()).then(|| {
@@ -57,6 +64,9 @@ impl Report {
             titled: None,
             wrong: 0,
             bus: (0.0, 0),
+            device: args.device.name(),
+            ceilings: None,
+            breakdown: Vec::new(),
         };
         if let Some(path) = args.json_file.as_ref().filter(|_| speaks) {
             let named = || format!("cannot write {}", path.display());
@@ -65,6 +75,7 @@ impl Report {
                 "program": "hfr bench", "version": env!("CARGO_PKG_VERSION"), "ranks": group.size(), "nodes": group.nodes(),
                 "transport": group.transport(), "kernel": format!("{:?}", Variant::best()).to_lowercase(),
                 "warmup_iters": args.warmup_iters, "iters": args.iters, "registered": args.registered == 1, "devices": notes,
+                "device": args.device.name(), "gpus": gpus,
             });
             writeln!(file, "{header}").with_context(named)?;
             report.file = Some(file);
@@ -76,8 +87,9 @@ impl Report {
     fn header(&self, args: &Args, job: &Job, notes: &[String]) {
         let group = job.group();
         self.say(&format!(
-            "# hfr bench version {} transport={} kernel={}",
+            "# hfr bench version {} device={} transport={} kernel={}",
             env!("CARGO_PKG_VERSION"),
+            args.device.name(),
             group.transport(),
             format!("{:?}", Variant::best()).to_lowercase()
         ));
@@ -150,6 +162,16 @@ impl Report {
             ways,
         );
         self.say(&text);
+        let stages: Vec<_> = match &self.ceilings {
+            Some(ceilings) if call.collective == Collective::AllReduce => ways
+                .iter()
+                .map(|way| stages::stages(i, self.ranks, self.nodes, way, ceilings))
+                .collect(),
+            _ => Vec::new(),
+        };
+        if !stages.is_empty() {
+            self.breakdown.push(stages::line(i, &stages));
+        }
         for (way, in_place) in ways.iter().zip([false, true]) {
             self.wrong += way.wrong.unwrap_or(0);
             if !barrier {
@@ -171,6 +193,9 @@ impl Report {
                 busbw: way.bus,
                 wrong: way.wrong,
                 in_place,
+                device: self.device,
+                tensors: call.tensors,
+                stages: stages.get(usize::from(in_place)).copied(),
             };
             self.line(&serde_json::to_string(&line)?)?;
         }
@@ -182,6 +207,27 @@ impl Report {
                 i.max(o)
             ));
         }
+        Ok(())
+    }
+
+    /// What the machine can do.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn ceilings(&mut self, ceilings: Ceilings) -> Result<()> {
+        self.line(&json!({ "ceilings": ceilings }).to_string())?;
+        self.ceilings = Some(ceilings);
+        Ok(())
+    }
+
+    /// What calls and a matrix product cost each other.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn overlap(&mut self, overlap: &Overlap) -> Result<()> {
+        self.wrong += overlap.wrong;
+        self.line(&json!({ "overlap": overlap }).to_string())?;
+        overlap.lines().iter().for_each(|line| self.say(line));
         Ok(())
     }
 
@@ -200,6 +246,15 @@ impl Report {
         if let Some(bar) = &self.progress {
             bar.finish_and_clear();
         }
+        if let Some(ceilings) = &self.ceilings {
+            let header = stages::header(ceilings);
+            header.iter().for_each(|line| self.say(line));
+            if !self.breakdown.is_empty() {
+                self.say(&format!("#\n{}", stages::TITLES));
+                self.breakdown.iter().for_each(|line| self.say(line));
+            }
+            self.say("#");
+        }
         let verdict = if self.wrong == 0 { "OK" } else { "FAILED" };
         let mean = self.bus.0 / self.bus.1.max(1) as f64;
         self.say(&format!(
@@ -211,22 +266,43 @@ impl Report {
     }
 }
 
+/// What this rank says about its GPU; nothing where there is none.
+fn gpu(job: &Job) -> Result<String> {
+    let Some(gpu) = job.gpu() else {
+        return Ok(String::new());
+    };
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    Ok(format!(
+        "GPU {} {} {:.1} GiB",
+        gpu.ordinal(),
+        gpu.name()?,
+        gib(gpu.room()?.1)
+    ))
+}
+
 /// What every rank says about itself, by rank.
-fn notes(job: &Job) -> Result<Vec<String>> {
+fn notes(job: &Job, gpus: &[String]) -> Result<Vec<String>> {
     let group = job.group();
     let system = rustix::system::uname();
-    let mut note = format!(
+    let note = format!(
         "Rank {:>2} Group  0 Pid {:>6} on {:>10} node {:>2} local rank {:>2}",
         group.rank(),
         std::process::id(),
         system.nodename().to_string_lossy(),
         group.node(),
         group.local_rank()
-    )
-    .into_bytes();
+    );
+    let notes = gather(job, &note)?;
+    let both = |(note, gpu): (&String, &String)| format!("{note} {gpu}").trim_end().to_owned();
+    Ok(notes.iter().zip(gpus).map(both).collect())
+}
+
+/// Every rank's text, by rank, cut where it is too long.
+fn gather(job: &Job, own: &str) -> Result<Vec<String>> {
+    let mut note = own.as_bytes().to_vec();
     note.resize(NOTE, 0);
-    let mut all = vec![0u8; NOTE * group.size()];
-    group.all_gather(&note, &mut all)?;
+    let mut all = vec![0u8; NOTE * job.group().size()];
+    job.group().all_gather(&note, &mut all)?;
     let text = |note: &[u8]| {
         String::from_utf8_lossy(note)
             .trim_end_matches('\0')

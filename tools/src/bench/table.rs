@@ -1,5 +1,6 @@
 //! The bench's output as text: rows and headers as nccl-tests prints them, and JSON lines. It measures nothing.
 
+use super::stages::Stages;
 use hfreduce::plan::Collective;
 use serde::Serialize;
 
@@ -41,6 +42,12 @@ pub struct Line {
     pub wrong: Option<u64>,
     /// Whether input and output were the same memory.
     pub in_place: bool,
+    /// Where buffers were: `cpu` or `cuda`.
+    pub device: &'static str,
+    /// Tensors that were in flight at once, which `bytes` counts together.
+    pub tensors: usize,
+    /// What each stage kept up with, for an all_reduce on devices.
+    pub stages: Option<Stages>,
 }
 
 /// What nccl-tests multiplies the algorithm's bandwidth with.
