@@ -16,6 +16,8 @@ const MOST: usize = 64 << 20;
 const LEAST: usize = 1 << 20;
 /// Copies of one direction between two looks at the clock.
 const COPIES: usize = 8;
+/// The same for the CPU, whose copies are always of [`MOST`] bytes: less would stay in caches.
+const PASSES: usize = 2;
 /// Measurements of which the best counts.
 const ROUNDS: usize = 3;
 
@@ -73,12 +75,17 @@ struct Bench<'a> {
     back: (DeviceMemory, HostMemory, Arc<CudaStream>),
 }
 
+/// Bytes of one copy, for calls of up to `longest` bytes; each rank needs twice as many on its device.
+pub fn copy_bytes(longest: usize) -> usize {
+    longest.clamp(LEAST, MOST)
+}
+
 /// Measures; for calls of up to `longest` bytes. All ranks call it.
 ///
 /// # Errors
 /// Too little memory; a failure of a device or of the group.
 pub fn measure(job: &Job, gpu: &Gpu, longest: usize) -> Result<Ceilings> {
-    let bytes = longest.clamp(LEAST, MOST);
+    let bytes = copy_bytes(longest);
     let side = || -> Result<_> {
         Ok((
             gpu.memory(bytes)?,
@@ -109,7 +116,7 @@ pub fn measure(job: &Job, gpu: &Gpu, longest: usize) -> Result<Ceilings> {
         copy_bytes: bytes,
         gpus,
         together: bench.copies(&|_| true)?,
-        memory: memory(job, bytes)?,
+        memory: memory(job)?,
     })
 }
 
@@ -189,19 +196,19 @@ impl Bench<'_> {
 }
 
 /// What all CPUs of the ranks read and write at once.
-fn memory(job: &Job, bytes: usize) -> Result<f64> {
-    let (from, mut to) = (vec![0x5Au8; bytes], vec![1u8; bytes]);
+fn memory(job: &Job) -> Result<f64> {
+    let (from, mut to) = (vec![0x5Au8; MOST], vec![1u8; MOST]);
     let mut best = 0.0f64;
     for _ in 0..ROUNDS {
         job.group().barrier()?;
         let started = Instant::now();
-        for _ in 0..COPIES {
+        for _ in 0..PASSES {
             to.copy_from_slice(black_box(&from));
             black_box(&mut to);
         }
         let all = job.gather(&[started.elapsed().as_secs_f64()])?;
         let longest = all.iter().map(|each| each[0]).fold(1e-9, f64::max);
-        best = best.max((2 * COPIES * bytes * all.len()) as f64 / longest / 1e9);
+        best = best.max((2 * PASSES * MOST * all.len()) as f64 / longest / 1e9);
     }
     Ok(best)
 }

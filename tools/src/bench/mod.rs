@@ -273,13 +273,16 @@ fn ensure_room(job: &Job, bytes: usize) -> Result<()> {
     let Some(gpu) = job.gpu() else { return Ok(()) };
     let owners = ceilings::owners(job)?;
     let (free, all) = gpu.room()?;
-    let short = |owner: &usize| owner == &owners[job.group().rank()];
-    let ranks = owners.iter().filter(|owner| short(owner)).count();
-    let needed = bytes.saturating_mul(2 * ranks);
+    let own = owners[job.group().rank()];
+    let ranks = owners.iter().filter(|owner| **owner == own).count();
+    let each = bytes
+        .saturating_add(ceilings::copy_bytes(bytes))
+        .saturating_mul(2);
+    let needed = each.saturating_mul(ranks);
     let fits = job.gather(&[f64::from(u8::from(needed <= free))])?;
     ensure!(
         needed <= free,
-        "two buffers of {bytes} bytes for each of the {ranks} ranks on GPU {} are more than the {free} bytes that are free there (of {all}): \
+        "{each} bytes for each of the {ranks} ranks on GPU {} are more than the {free} bytes that are free there (of {all}): \
 take a smaller -e, or fewer ranks on a GPU",
         gpu.ordinal()
     );

@@ -114,7 +114,7 @@ pub fn overlap(job: &Job, call: &Call, memory: &mut Memory, matrix: usize) -> Re
     let (bytes, _) = call.lengths(ranks);
     ensure!(
         slowest(2) > 0.0 && slowest(3) > 0.0,
-        "in no round did the matrix product and the all_reduce run beside each other from begin to end: take another --matrix or -e"
+        "no all_reduce ended beside the matrix product: take a larger --matrix or a smaller -e"
     );
     Ok(Overlap {
         matrix,
@@ -152,8 +152,7 @@ impl Side<'_> {
             .ceil()
             .clamp(3.0, PRODUCTS);
         self.products = products as usize;
-        // Both sides slow each other down: what is enough alone must be so beside the other, too.
-        self.calls = (2.0 * products * product / call).ceil() as usize + 2;
+        self.calls = (products * product / call).ceil().max(CALLS) as usize;
         Ok(())
     }
 
@@ -185,30 +184,32 @@ impl Side<'_> {
         Ok(started.elapsed().as_secs_f64() / self.calls as f64)
     }
 
-    /// Seconds of one product and of one call, while both run; 0 where there is no product, or nothing that counts.
+    /// Seconds of one product and of one call, while both run; 0 where there is no product, or no call ended beside it.
     fn both(&mut self) -> Result<[f64; 2]> {
         self.job.group().barrier()?;
         let products = self.products;
-        let running = match &mut self.product {
-            Some(product) => Some(product.start(products)?),
-            None => None,
-        };
-        let started = Instant::now();
+        let started = self.product.as_mut().map(|p| p.start(products));
+        let running = started.transpose()?;
+        let busy = || running.as_ref().is_some_and(|running| !running.is_done());
         let mut beside = (0.0, 0usize);
-        for _ in 0..self.calls {
-            self.call()?;
-            if running.as_ref().is_some_and(|running| !running.is_done()) {
-                beside = (started.elapsed().as_secs_f64(), beside.1 + 1);
+        loop {
+            for _ in 0..CALLS as usize {
+                let begun = Instant::now();
+                self.call()?;
+                if busy() {
+                    beside.0 += begun.elapsed().as_secs_f64();
+                    beside.1 += 1;
+                }
+            }
+            // All go on together until no product runs anywhere: then every product had calls beside it to its end.
+            let all = self.job.gather(&[f64::from(u8::from(busy()))])?;
+            if all.iter().all(|each| each[0] == 0.0) {
+                break;
             }
         }
         let Some(running) = running else {
             return Ok([0.0; 2]);
         };
-        if !running.is_done() {
-            // A part of the products had nothing beside it: this round says nothing.
-            running.wait()?;
-            return Ok([0.0; 2]);
-        }
         let product = running.wait()? / products as f64;
         Ok([product, beside.0 / beside.1.max(1) as f64])
     }

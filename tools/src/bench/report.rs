@@ -93,14 +93,21 @@ impl Report {
             group.transport(),
             format!("{:?}", Variant::best()).to_lowercase()
         ));
-        let growth = match args.step {
-            Some(step) => format!("{step}(bytes)"),
-            None => format!("{}(factor)", args.factor),
+        let sizes = match (args.tensors, args.step) {
+            (Some(t), _) => format!("tensors {} of {} bytes", t.number, t.bytes),
+            (_, Some(step)) => format!(
+                "minBytes {} maxBytes {} step: {step}(bytes)",
+                args.min_bytes, args.max_bytes
+            ),
+            _ => format!(
+                "minBytes {} maxBytes {} step: {}(factor)",
+                args.min_bytes, args.max_bytes, args.factor
+            ),
         };
         let iterations = args.iters.map_or("auto".to_owned(), |n| n.to_string());
         self.say(&format!(
-            "# nranks {} nodes {} minBytes {} maxBytes {} step: {growth} warmup iters: {} iters: {iterations} validation: {} registered: {}",
-            self.ranks, self.nodes, args.min_bytes, args.max_bytes, args.warmup_iters, args.check, args.registered
+            "# nranks {} nodes {} {sizes} warmup iters: {} iters: {iterations} validation: {} registered: {}",
+            self.ranks, self.nodes, args.warmup_iters, args.check, args.registered
         ));
         self.say("#\n# Using devices");
         notes
