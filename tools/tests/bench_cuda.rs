@@ -146,9 +146,17 @@ fn every_element_is_right_and_every_field_is_there() {
                 (&0.into(), &"cuda".into(), &1.into())
             );
             positive(row, &["bytes", "time_us", "algbw"]);
-            positive(&row["stages"], &["d2h", "add", "h2d", "of_copy_ceiling"]);
-            let network = row["stages"]["network"].as_f64().expect("a rate");
-            assert_eq!(network > 0.0, nodes > 1, "{row}");
+            let stages = &row["stages"];
+            positive(stages, &["of_copy_ceiling"]);
+            for figures in [&stages["rates"], &stages["busy"]] {
+                positive(figures, &["d2h", "h2d"]);
+                let above = |name: &str| figures[name].as_f64().expect(name) > 0.0;
+                assert_eq!(
+                    (above("add"), above("network")),
+                    (ranks > 1, nodes > 1),
+                    "{row}"
+                );
+            }
         }
         let in_place = rows.iter().filter(|row| row["in_place"] == true).count();
         assert_eq!(in_place, rows.len() / 2);

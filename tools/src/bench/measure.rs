@@ -2,6 +2,7 @@
 //! (how many iterations) follows from what all have gathered. Invariant: a count of wrong elements is that of all ranks together.
 
 use super::{
+    stages::metered,
     table::{Way, bus_factor},
     values::Template,
 };
@@ -27,6 +28,9 @@ pub struct How {
 const BUDGET: f64 = 0.25;
 /// Their largest number then.
 const MOST: f64 = 20.0;
+
+/// Calls with the meter on at most.
+const METERED: usize = 5;
 
 /// Two buffers, each as long as the longest call's larger one.
 pub struct Memory {
@@ -69,6 +73,10 @@ pub fn measure(
     }
     job.settle()?;
     let own = started.elapsed().as_secs_f64() / iterations as f64;
+    let metered = match job.gpu() {
+        Some(_) => Some(metered(job, iterations.min(METERED), || run(memory))?),
+        None => None,
+    };
     let mut wrong = 0;
     let compared = how.check && call.collective != Collective::Barrier;
     if compared {
@@ -87,6 +95,7 @@ pub fn measure(
         time: seconds * 1e6,
         algorithm,
         bus: algorithm * bus_factor(call.collective, ranks),
+        metered,
         wrong: compared.then(|| all.iter().map(|each| each[1]).sum::<f64>() as u64),
     })
 }

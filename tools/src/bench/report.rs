@@ -169,15 +169,16 @@ impl Report {
             ways,
         );
         self.say(&text);
-        let stages: Vec<_> = match &self.ceilings {
-            Some(ceilings) if call.collective == Collective::AllReduce => ways
-                .iter()
-                .map(|way| stages::stages(i, self.ranks, self.nodes, way, ceilings))
-                .collect(),
-            _ => Vec::new(),
+        let stage = |way: &Way| -> Option<_> {
+            Some(stages::stages(
+                way.metered.as_ref()?,
+                way,
+                self.ceilings.as_ref()?,
+            ))
         };
+        let stages: Vec<_> = ways.iter().filter_map(stage).collect();
         if !stages.is_empty() {
-            self.breakdown.push(stages::line(i, &stages));
+            self.breakdown.push(stages::line(i.max(o), &stages));
         }
         for (way, in_place) in ways.iter().zip([false, true]) {
             self.wrong += way.wrong.unwrap_or(0);
@@ -257,7 +258,7 @@ impl Report {
             let header = stages::header(ceilings);
             header.iter().for_each(|line| self.say(line));
             if !self.breakdown.is_empty() {
-                self.say(&format!("#\n{}", stages::TITLES));
+                self.say(&format!("#\n{}", stages::titles()));
                 self.breakdown.iter().for_each(|line| self.say(line));
             }
             self.say("#");

@@ -1,38 +1,102 @@
-//! How fast each stage of an all_reduce on devices has to be for the time that was measured, beside what the machine can do: copies to the host,
-//! additions, the network, copies back. Everything is the sum over all ranks. It measures nothing. Invariant: a stage's bytes follow from the call alone,
-//! so a figure says what the stage kept up with, not how long it ran.
+//! How fast each stage of a call on devices was, beside what the machine can do: copies to the host, additions, the network, copies back. Everything is the sum
+//! over all ranks. It measures nothing itself: the library does. Invariant: a rate counts only the time in which its stage was under way, so stages that
+//! overlap all show what they can do, and `busy` shows which of them the call waited for.
 
 use super::{ceilings::Ceilings, table::Way};
+use crate::job::Job;
+use anyhow::Result;
 use serde::Serialize;
 
-/// Rates in GB/s, of all ranks together.
+/// The stages, in the order of every list here.
+const NAMES: [&str; 4] = ["D2H", "add", "network", "H2D"];
+
+/// What the library's meter found in one call, over all ranks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Metered {
+    /// Bytes per call, the sum.
+    pub bytes: [f64; 4],
+    /// GB/s while under way, the sum.
+    pub rates: [f64; 4],
+    /// Seconds per call in which it was under way, the mean.
+    pub seconds: [f64; 4],
+}
+
+/// Runs a few calls with the meter on; the figures of the call itself are better taken without.
+///
+/// # Errors
+/// A failure of the group.
+pub fn metered(job: &Job, calls: usize, mut run: impl FnMut() -> Result<()>) -> Result<Metered> {
+    job.group().barrier()?;
+    job.group().measure(true);
+    for _ in 0..calls {
+        run()?;
+    }
+    job.settle()?;
+    let found = job.group().stages().unwrap_or_default();
+    job.group().measure(false);
+    let stages = [found.copy_in, found.add, found.network, found.copy_out];
+    let calls = calls as f64;
+    let of = |value: &dyn Fn(usize) -> f64| -> Vec<f64> { (0..4).map(value).collect() };
+    let own = [
+        of(&|n| stages[n].bytes as f64 / calls),
+        of(&|n| stages[n].rate()),
+        of(&|n| stages[n].nanoseconds as f64 / 1e9 / calls),
+    ];
+    let all = job.gather(&own.concat())?;
+    let sum = |at: usize| all.iter().map(|each| each[at]).sum::<f64>();
+    let list = |first: usize| [0, 1, 2, 3].map(|n| sum(first + n));
+    Ok(Metered {
+        bytes: list(0),
+        rates: list(4),
+        seconds: list(8).map(|seconds| seconds / all.len() as f64),
+    })
+}
+
+/// Four figures, one for each stage.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Stages {
+pub struct Four {
     /// From devices to the host.
     pub d2h: f64,
-    /// Read and written by additions.
+    /// Additions; bytes are those of all terms.
     pub add: f64,
-    /// Sent from node to node.
+    /// From node to node.
     pub network: f64,
     /// From the host to devices.
     pub h2d: f64,
-    /// Which part of the time the copy engines would need alone, both ways, all ranks at once: 1 is as fast as copies can be.
+}
+
+impl Four {
+    fn of([d2h, add, network, h2d]: [f64; 4]) -> Four {
+        Four {
+            d2h,
+            add,
+            network,
+            h2d,
+        }
+    }
+}
+
+/// A line of the breakdown.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Stages {
+    /// GB/s of all ranks together while the stage was under way.
+    pub rates: Four,
+    /// The part of the call's time in which it was; the mean of all ranks.
+    pub busy: Four,
+    /// Which part of the call's time the copy engines would need alone, both ways, all ranks at once: 1 is as fast as copies can be.
     pub of_copy_ceiling: f64,
 }
 
-/// The stages of an all_reduce of `bytes` bytes that took the time of `way`.
-pub fn stages(bytes: usize, ranks: usize, nodes: usize, way: &Way, ceilings: &Ceilings) -> Stages {
-    let (ranks, nodes) = (ranks as f64, nodes as f64);
-    let rate = |times: f64| times * bytes as f64 / (way.time * 1e3);
-    let copies = ranks * bytes as f64 / 1e3;
-    let alone = (copies / ceilings.together.both_d2h).max(copies / ceilings.together.both_h2d);
+/// The stages of a call that took the time of `way`.
+pub fn stages(metered: &Metered, way: &Way, ceilings: &Ceilings) -> Stages {
+    let seconds = way.time / 1e6;
+    let [d2h, _, _, h2d] = metered.bytes.map(|bytes| bytes / 1e9);
+    let together = &ceilings.together;
+    let alone = (d2h / together.both_d2h).max(h2d / together.both_h2d);
     Stages {
-        d2h: rate(ranks),
-        // Each input is read and each node's sum written; for each further node one sum is added to another: two reads, one write.
-        add: rate(ranks + nodes + 3.0 * (nodes - 1.0)),
-        network: rate(2.0 * (nodes - 1.0)),
-        h2d: rate(ranks),
-        of_copy_ceiling: alone / way.time,
+        rates: Four::of(metered.rates),
+        busy: Four::of(metered.seconds.map(|busy| busy / seconds)),
+        of_copy_ceiling: alone / seconds,
     }
 }
 
@@ -61,25 +125,26 @@ pub fn header(ceilings: &Ceilings) -> Vec<String> {
 }
 
 /// The breakdown's titles.
-pub const TITLES: &str = "\
-# What each stage kept up with, all ranks together (GB/s), and the part of the copy ceiling (all ranks, both ways)
-#                              out-of-place                                    in-place
-#       size      D2H     add network     H2D   copy%      D2H     add network     H2D   copy%";
+pub fn titles() -> String {
+    let way = NAMES.map(|name| format!("{name:>8}")).concat() + "   copy%";
+    format!(
+        "# Stages: GB/s of all ranks together while under way, and the part of the copy ceiling (all ranks at once, both ways)\n\
+         # {:>55}{:>41}\n#{:>12}{way} {way}",
+        "out-of-place", "in-place", "size"
+    )
+}
 
 /// A line of the breakdown.
 pub fn line(bytes: usize, ways: &[Stages]) -> String {
-    let mut text = format!("{bytes:>12}");
+    let mut text = format!("{bytes:>13}");
     for way in ways {
-        text += &format!(
-            "  {:>7.2} {:>7.2} {:>7.2} {:>7.2}  {:>5.1}%",
-            way.d2h,
-            way.add,
-            way.network,
-            way.h2d,
-            100.0 * way.of_copy_ceiling
-        );
+        let rates = &way.rates;
+        for rate in [rates.d2h, rates.add, rates.network, rates.h2d] {
+            text += &format!("{rate:>8.2}");
+        }
+        text += &format!("{:>7.1}% ", 100.0 * way.of_copy_ceiling);
     }
-    text
+    text.trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -87,17 +152,8 @@ mod tests {
     use super::*;
     use crate::bench::ceilings::Copies;
 
-    fn way(time: f64) -> Way {
-        Way {
-            time,
-            algorithm: 0.0,
-            bus: 0.0,
-            wrong: Some(0),
-        }
-    }
-
     #[test]
-    fn bytes_are_counted_as_the_path_moves_them() {
+    fn the_ceiling_is_that_of_the_slower_direction() {
         let together = Copies {
             d2h: 50.0,
             h2d: 55.0,
@@ -110,20 +166,31 @@ mod tests {
             together,
             memory: 100.0,
         };
-        // 4 ranks of 2 nodes, 1 GB in 0.2 s: 4 GB each way, (4 + 2 + 3) GB added, 2 GB sent. Copies alone take 4 / 40 s, half of the time.
-        let found = stages(1_000_000_000, 4, 2, &way(200_000.0), &ceilings);
-        let wanted = Stages {
-            d2h: 20.0,
-            add: 45.0,
-            network: 10.0,
-            h2d: 20.0,
-            of_copy_ceiling: 0.5,
+        // 4 GB each way in 0.25 s, which copies alone do in 4 / 40 s.
+        let metered = Metered {
+            bytes: [4e9, 9e9, 2e9, 4e9],
+            rates: [30.0, 60.0, 20.0, 33.0],
+            seconds: [0.125, 0.0625, 0.03125, 0.1875],
         };
-        assert_eq!(found, wanted);
+        let way = Way {
+            time: 250_000.0,
+            algorithm: 0.0,
+            bus: 0.0,
+            wrong: Some(0),
+            metered: Some(metered),
+        };
+        let found = stages(&metered, &way, &ceilings);
+        assert_eq!(found.rates, Four::of([30.0, 60.0, 20.0, 33.0]));
+        assert_eq!(found.busy, Four::of([0.5, 0.25, 0.125, 0.75]));
+        assert_eq!(found.of_copy_ceiling, 0.4);
         let text = line(1_000_000_000, &[found, found]);
-        let titles = TITLES.lines().last().expect("titles");
-        assert_eq!(text.len(), titles.len(), "figures end where titles end");
-        assert!(text.contains(" 50.0%"), "{text}");
-        assert_eq!(stages(8, 3, 1, &way(1.0), &ceilings).network, 0.0);
+        let titles = titles();
+        let title = titles.lines().last().expect("titles");
+        assert_eq!(
+            text.len(),
+            title.len(),
+            "figures end where titles end:\n{title}\n{text}"
+        );
+        assert!(text.contains(" 40.0%"), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! The bench's output as text: rows and headers as nccl-tests prints them, and JSON lines. It measures nothing.
 
-use super::stages::Stages;
+use super::stages::{Metered, Stages};
 use hfreduce::plan::Collective;
 use serde::Serialize;
 
@@ -15,6 +15,8 @@ pub struct Way {
     pub bus: f64,
     /// Wrong elements on all ranks; `None` when nothing was compared.
     pub wrong: Option<u64>,
+    /// What its stages did, for buffers on devices.
+    pub metered: Option<Metered>,
 }
 
 /// One line of JSON.
@@ -46,7 +48,7 @@ pub struct Line {
     pub device: &'static str,
     /// Tensors that were in flight at once, which `bytes` counts together.
     pub tensors: usize,
-    /// What each stage kept up with, for an all_reduce on devices.
+    /// How fast each stage was, for buffers on devices.
     pub stages: Option<Stages>,
 }
 
@@ -142,6 +144,7 @@ mod tests {
             algorithm,
             bus,
             wrong: Some(0),
+            metered: None,
         };
         let text = row(&what, &[way(44.17, 23.74, 41.54), way(43.96, 23.85, 41.74)]);
         assert_eq!(text, LITERAL);
