@@ -149,13 +149,9 @@ fn every_element_is_right_and_every_field_is_there() {
             let stages = &row["stages"];
             positive(stages, &["of_copy_ceiling"]);
             for figures in [&stages["rates"], &stages["busy"]] {
-                positive(figures, &["d2h", "h2d"]);
-                let above = |name: &str| figures[name].as_f64().expect(name) > 0.0;
-                assert_eq!(
-                    (above("add"), above("network")),
-                    (ranks > 1, nodes > 1),
-                    "{row}"
-                );
+                positive(figures, &["d2h", "add", "h2d"]);
+                let network = figures["network"].as_f64().expect("a figure");
+                assert_eq!(network > 0.0, nodes > 1, "{row}");
             }
         }
         let in_place = rows.iter().filter(|row| row["in_place"] == true).count();
@@ -183,11 +179,7 @@ fn other_collectives_are_right_too() {
     assert!(names.len() >= 9, "{names:?}");
     for row in rows {
         assert!(row["wrong"] == 0 || row["collective"] == "barrier", "{row}");
-        assert_eq!(
-            row["stages"].is_object(),
-            row["collective"] == "all_reduce",
-            "{row}"
-        );
+        assert!(row["stages"].is_object(), "{row}");
     }
 }
 
