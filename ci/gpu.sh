@@ -234,7 +234,9 @@ run() {
     trap 'rm -rf "$scratch"' EXIT
     describe >"$out/machine.txt" 2>&1
     for part in "$@"; do "run_$part"; done
-    echo "results are in $out"
+    # One file travels more easily than many.
+    tar -czf "$out.tgz" -C "$(dirname "$out")" "$(basename "$out")"
+    echo "results are in $out, and packed in $out.tgz"
     echo "$passed passed, $failed failed"
     [ "$failed" = 0 ]
 }
