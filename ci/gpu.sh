@@ -35,7 +35,7 @@ build() {
     built libhfreduce.so libhfreduce.so.0
     if [ -d nccl ]; then
         cargo build --release --package hfreduce-nccl
-        built libhfreduce_nccl.so libhfr_nccl.so.2
+        built libhfr_nccl.so libhfr_nccl.so.2
     fi
     local python=${HFR_GPU_PYTHON:-python3}
     if "$python" -m maturin --version >/dev/null 2>&1; then

@@ -6,7 +6,7 @@ use super::{
     cases::Case,
     ceilings::Ceilings,
     overlap::Overlap,
-    stages,
+    stages::{self, Stages},
     table::{HEADER, Line, Row, Way, row},
 };
 use crate::job::{Call, Job};
@@ -36,6 +36,8 @@ pub struct Report {
     device: &'static str,
     ceilings: Option<Ceilings>,
     breakdown: Vec<String>,
+    /// The combination that its last lines are of.
+    broken_down: String,
 }
 
 impl Report {
@@ -67,6 +69,7 @@ impl Report {
             device: args.device.name(),
             ceilings: None,
             breakdown: Vec::new(),
+            broken_down: String::new(),
         };
         if let Some(path) = args.json_file.as_ref().filter(|_| speaks) {
             let named = || format!("cannot write {}", path.display());
@@ -169,17 +172,7 @@ impl Report {
             ways,
         );
         self.say(&text);
-        let stage = |way: &Way| -> Option<_> {
-            Some(stages::stages(
-                way.metered.as_ref()?,
-                way,
-                self.ceilings.as_ref()?,
-            ))
-        };
-        let stages: Vec<_> = ways.iter().filter_map(stage).collect();
-        if !stages.is_empty() {
-            self.breakdown.push(stages::line(i.max(o), &stages));
-        }
+        let stages = self.break_down(call, &format!("{dtype} {op}"), ways);
         for (way, in_place) in ways.iter().zip([false, true]) {
             self.wrong += way.wrong.unwrap_or(0);
             if !barrier {
@@ -216,6 +209,25 @@ impl Report {
             ));
         }
         Ok(())
+    }
+
+    /// What the stages did, noted for the end.
+    fn break_down(&mut self, call: &Call, what: &str, ways: &[Way]) -> Vec<Stages> {
+        let stage = |way: &Way| {
+            let (metered, ceilings) = (way.metered.as_ref()?, self.ceilings.as_ref()?);
+            Some(stages::stages(metered, way, ceilings))
+        };
+        let stages: Vec<_> = ways.iter().filter_map(stage).collect();
+        if !stages.is_empty() {
+            let title = format!("# {} {what}", call.collective.name());
+            if self.broken_down != title {
+                self.breakdown.push(title.clone());
+                self.broken_down = title;
+            }
+            let (i, o) = call.lengths(self.ranks);
+            self.breakdown.push(stages::line(i.max(o), &stages));
+        }
+        stages
     }
 
     /// What the machine can do.
