@@ -2,6 +2,7 @@
 //! (`plan`). Exit codes: 0 all right, 1 a wrong result or an error, 2 wrong arguments; `run` hands on the code of its command.
 
 mod bench;
+mod gpu;
 mod job;
 mod launcher;
 mod plan;
