@@ -3,14 +3,18 @@
 
 use crate::{
     fail::{Fail, Outcome, caught, guard},
+    redop::Operation,
     table::{Table, fresh},
     value::Code,
 };
-use hfr::{Communicator, DType, Error, Pending, ReduceOp};
+use hfr::{Communicator, DType, Error, Pending, device};
 use std::{
     collections::{HashMap, HashSet},
     ffi::{c_int, c_void},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
 };
 
 /// `hfrComm_t` and `hfrReducer_t`.
@@ -41,12 +45,16 @@ pub struct Comm {
     /// The process that made it: in a forked child nothing of it runs.
     process: u32,
     pub calls: Arc<Calls>,
+    /// The process uses CUDA, as far as is known: every call asks where its buffers are.
+    asks: AtomicBool,
+    /// The device that was current when it was made; -1 without one.
+    device: AtomicI32,
     state: Mutex<State>,
     last: Mutex<String>,
     /// What `hfrCommRegister` gave out.
     pub registered: Mutex<HashSet<usize>>,
     /// What `hfrRedOpCreatePreMulSum` made.
-    pub operations: Mutex<HashMap<c_int, (DType, ReduceOp)>>,
+    pub operations: Mutex<HashMap<c_int, (DType, Operation)>>,
 }
 
 /// Looks through poison: what it guards is whole after every statement.
@@ -55,13 +63,17 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Comm {
-    /// One that starts, with a handle of its own.
-    pub fn starting(blocking: bool) -> Arc<Comm> {
+    /// One that starts, with a handle of its own; `gpu` as the settings or its parent have it.
+    pub fn starting(blocking: bool, gpu: Option<bool>) -> Arc<Comm> {
+        let asks = gpu.unwrap_or_else(device::in_use);
+        let current = asks.then(device::current).flatten();
         let comm = Arc::new(Comm {
             handle: fresh(),
             blocking,
             process: std::process::id(),
             calls: Arc::default(),
+            asks: AtomicBool::new(asks),
+            device: AtomicI32::new(current.unwrap_or(-1)),
             state: Mutex::new(State::Starting),
             last: Mutex::default(),
             registered: Mutex::default(),
@@ -75,6 +87,27 @@ impl Comm {
     /// The handle as C has it.
     pub fn handle(&self) -> Handle {
         std::ptr::without_provenance_mut(self.handle)
+    }
+
+    /// Whether calls ask where their buffers are, even without a stream.
+    pub fn asks(&self) -> bool {
+        self.asks.load(Ordering::Relaxed)
+    }
+
+    /// A call has met CUDA: later ones ask.
+    pub fn ask_from_now_on(&self) {
+        self.asks.store(true, Ordering::Relaxed);
+    }
+
+    /// Says which device it is for, before it has met one.
+    pub fn meant_for(&self, device: c_int) {
+        self.device.store(device, Ordering::Relaxed);
+    }
+
+    /// The device of its calls, or the one that was current when it was made; -1 for the host.
+    pub fn device(&self) -> c_int {
+        let met = self.made().and_then(|made| made.device());
+        met.unwrap_or_else(|| self.device.load(Ordering::Relaxed))
     }
 
     /// What its start has come to.
@@ -153,6 +186,13 @@ impl Comm {
         pending.then(move |outcome| calls.end(outcome.map_err(Fail::from)));
     }
 
+    /// As `watch`, of a call on a stream: to its caller it is made when it is on the stream, and only its failure is told.
+    pub fn watch_on_stream(&self, pending: &Pending) {
+        let calls = self.calls.clone();
+        calls.begin_on_stream();
+        pending.then(move |outcome| calls.end_on_stream(outcome.map_err(Fail::from)));
+    }
+
     /// For `hfrCommGetAsyncError`.
     pub fn condition(&self) -> Outcome<Code> {
         self.own()?;
@@ -225,6 +265,8 @@ pub struct Calls {
 #[derive(Default)]
 struct Open {
     running: usize,
+    /// Those of them that streams wait for.
+    on_streams: usize,
     leaving: bool,
     splits: usize,
     failed: Option<Fail>,
@@ -245,6 +287,19 @@ impl Calls {
         }
         drop(open);
         self.changed.notify_all();
+    }
+
+    /// One more, on a stream.
+    pub fn begin_on_stream(&self) {
+        let mut open = lock(&self.open);
+        open.running += 1;
+        open.on_streams += 1;
+    }
+
+    /// One less on a stream.
+    pub fn end_on_stream(&self, outcome: Outcome<()>) {
+        lock(&self.open).on_streams -= 1;
+        self.end(outcome);
     }
 
     /// Taking leave begins, as one more call; whether it had not begun before.
@@ -272,8 +327,10 @@ impl Calls {
         lock(&self.open).splits > 0
     }
 
+    /// Whether any is under way that no stream waits for.
     fn running(&self) -> bool {
-        lock(&self.open).running > 0
+        let open = lock(&self.open);
+        open.running > open.on_streams
     }
 
     /// Waits until no more than `own` are under way.

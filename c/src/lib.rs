@@ -3,7 +3,7 @@
 //! looked up in a table of those that live.
 //!
 //! `value` has the numbers of the header, `fail` the failures and their texts, `table` the handles, `comm` what a communicator is here, `config` the
-//! settings, `group` the calls that start together, `own` messages to oneself, `arguments` what is checked of all. The exported functions are in
+//! settings, `group` the calls that start together, `stream` where a call runs, `own` messages to oneself, `arguments` what is checked of all. The exported functions are in
 //! `start`, `end`, `collective`, `message`, `group`, `redop`, `memory`, `reducer`.
 
 #![allow(non_snake_case, reason = "exported functions have C's names")]
@@ -21,6 +21,7 @@ mod own;
 mod redop;
 mod reducer;
 mod start;
+mod stream;
 mod table;
 mod value;
 

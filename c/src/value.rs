@@ -34,6 +34,7 @@ impl Code {
     /// The code of a failure of the library.
     pub fn of(kind: Kind) -> Code {
         match kind {
+            Kind::Device => Code::UnhandledCudaError,
             Kind::InvalidArgument => Code::InvalidArgument,
             Kind::Mismatch => Code::InvalidUsage,
             Kind::Timeout | Kind::PeerLost | Kind::Wire | Kind::Aborted => Code::RemoteError,
@@ -45,7 +46,7 @@ impl Code {
     pub fn text(self) -> &'static std::ffi::CStr {
         match self {
             Code::Success => c"no error",
-            Code::UnhandledCudaError => c"unhandled cuda error",
+            Code::UnhandledCudaError => c"unhandled cuda error: a device or its driver failed",
             Code::SystemError => c"system error: memory, threads or the start of the group",
             Code::InternalError => c"internal error: a bug of the library",
             Code::InvalidArgument => c"invalid argument",
@@ -86,6 +87,9 @@ pub const FIRST_BITWISE: c_int = 0x4000_0000;
 
 /// The bitwise operations, from `FIRST_BITWISE` on.
 pub const BITWISE: [ReduceOp; 3] = [ReduceOp::BAnd, ReduceOp::BOr, ReduceOp::BXor];
+
+/// `hfrScalarDevice`.
+pub const ON_DEVICE: c_int = 0;
 
 /// `hfrScalarHostImmediate`.
 pub const HOST_IMMEDIATE: c_int = 1;
