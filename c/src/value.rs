@@ -39,6 +39,7 @@ impl Code {
             Kind::Mismatch => Code::InvalidUsage,
             Kind::Timeout | Kind::PeerLost | Kind::Wire | Kind::Aborted => Code::RemoteError,
             Kind::Memory | Kind::Start => Code::SystemError,
+            Kind::Device => Code::UnhandledCudaError,
         }
     }
 

@@ -79,6 +79,9 @@ pub struct Config {
     /// Bytes of address space for registered buffers of each rank, the same on all ranks of a node; `None` for an equal
     /// part of as much as the machine has memory.
     pub heap: Option<usize>,
+    /// Whether the group's buffers lie on GPUs: pieces are then as large as copy engines like them. `None`: as
+    /// [`device::in_use`](crate::device::in_use) finds it at the start. One rank that says so is enough.
+    pub gpu: Option<bool>,
     /// Name of the all_reduce plan to use.
     pub algorithm: Option<String>,
     /// Faults to inject.
@@ -100,6 +103,7 @@ impl Config {
             connect_timeout: Duration::from_secs(120),
             slots: SLOTS,
             heap: None,
+            gpu: None,
             algorithm: None,
             chaos: None,
         }
@@ -152,6 +156,7 @@ impl Config {
             connect_timeout: seconds("HFR_CONNECT_TIMEOUT", 120.0)?,
             slots: SLOTS,
             heap: None,
+            gpu: None,
             algorithm: env("HFR_ALGO"),
             chaos: env("HFR_CHAOS"),
         })

@@ -16,7 +16,9 @@ pub mod reducer;
 pub mod simulate;
 pub mod stall;
 
-pub use communicator::{Communicator, Handle, Pending, RawCall, Registered, Scope, UniqueId};
+pub use communicator::{
+    Communicator, Enqueued, Handle, Pending, RawCall, Registered, Scope, UniqueId,
+};
 pub use config::{Config, Wire};
 pub use dtype::{DType, Element};
 pub use engine::{Block, Blocks};

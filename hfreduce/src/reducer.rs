@@ -3,7 +3,8 @@
 //! order of registration, or stay in place. It knows nothing of how a reduction is carried out.
 
 use crate::{
-    communicator::{Communicator, Pending, RawCall},
+    communicator::{Communicator, Enqueued, Pending, RawCall},
+    device::Stream,
     dtype::DType,
     error::{Error, Kind},
     op::ReduceOp,
@@ -27,7 +28,14 @@ pub struct Reducer {
     tensors: HashMap<String, Tensor>,
     total: usize,
     fused: Option<usize>,
-    running: Vec<(String, Pending)>,
+    running: Vec<Running>,
+}
+
+/// A tensor that was handed over, and the streams' way to wait for it, if it was handed over on one.
+struct Running {
+    name: String,
+    pending: Pending,
+    on: Option<Enqueued>,
 }
 
 impl Reducer {
@@ -101,6 +109,43 @@ impl Reducer {
         tensor: *mut u8,
         count: usize,
     ) -> Result<(), Error> {
+        let call = self.call(name, tensor, count)?;
+        // SAFETY: the caller's promise, and that of `set_fused_destination`.
+        let pending = unsafe { self.comm.start(call) };
+        self.running.push(Running {
+            name: name.to_owned(),
+            pending,
+            on: None,
+        });
+        Ok(())
+    }
+
+    /// Hands over a tensor in device memory, behind what `stream` has been given; returns at once. The fused destination is device memory too.
+    ///
+    /// # Errors
+    /// As [`Reducer::reduce`], and what [`Communicator::enqueue`] refuses.
+    ///
+    /// # Safety
+    /// As [`Reducer::reduce`], with work on the device in the place of threads.
+    pub unsafe fn enqueue(
+        &mut self,
+        name: &str,
+        tensor: *mut u8,
+        count: usize,
+        stream: Stream,
+    ) -> Result<(), Error> {
+        let call = self.call(name, tensor, count)?;
+        // SAFETY: the caller's promise, and that of `set_fused_destination`.
+        let on = unsafe { self.comm.enqueue(call, stream) }?;
+        self.running.push(Running {
+            name: name.to_owned(),
+            pending: on.pending().clone(),
+            on: Some(on),
+        });
+        Ok(())
+    }
+
+    fn call(&self, name: &str, tensor: *mut u8, count: usize) -> Result<RawCall, Error> {
         let Some(known) = self.tensors.get(name) else {
             return Err(self.invalid(
                 format!("no tensor `{name}` is registered"),
@@ -120,7 +165,7 @@ impl Reducer {
             Some(base) => (base + known.first * self.dtype.size()) as *mut u8,
             None => tensor,
         };
-        let call = RawCall {
+        Ok(RawCall {
             collective: Collective::AllReduce,
             dtype: self.dtype,
             op: self.op,
@@ -128,11 +173,7 @@ impl Reducer {
             input: tensor,
             output,
             blocks: None,
-        };
-        // SAFETY: the caller's promise, and that of `set_fused_destination`.
-        let pending = unsafe { self.comm.start(call) };
-        self.running.push((name.to_owned(), pending));
-        Ok(())
+        })
     }
 
     /// Waits for all tensors that were handed over; returns their names in that order.
@@ -142,8 +183,26 @@ impl Reducer {
     pub fn synchronize(&mut self) -> Result<Vec<String>, Error> {
         let mut first = Ok(());
         let mut names = Vec::with_capacity(self.running.len());
-        for (name, pending) in self.running.drain(..) {
+        for Running { name, pending, .. } in self.running.drain(..) {
             first = first.and(pending.wait());
+            names.push(name);
+        }
+        first.map(|()| names)
+    }
+
+    /// The same for a stream: what it is given from now on waits for the tensors that were handed over on streams, and the host does not. Waits on
+    /// the host for the others.
+    ///
+    /// # Errors
+    /// The first failure that is known already; one that comes later is every later call's.
+    pub fn synchronize_on(&mut self, stream: Stream) -> Result<Vec<String>, Error> {
+        let mut first = Ok(());
+        let mut names = Vec::with_capacity(self.running.len());
+        for Running { name, pending, on } in self.running.drain(..) {
+            first = first.and(match on {
+                Some(on) => on.block(stream).and(pending.result().unwrap_or(Ok(()))),
+                None => pending.wait(),
+            });
             names.push(name);
         }
         first.map(|()| names)
@@ -153,8 +212,8 @@ impl Reducer {
 impl Drop for Reducer {
     /// The tensors are their owner's again.
     fn drop(&mut self) {
-        for (_, pending) in &self.running {
-            let _ = pending.wait();
+        for running in &self.running {
+            let _ = running.pending.wait();
         }
     }
 }

@@ -72,6 +72,7 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::PeerLost => "peer_lost",
         Kind::Wire => "wire",
         Kind::Memory => "memory",
+        Kind::Device => "device",
         Kind::Start => "start",
         Kind::Aborted => "aborted",
     }

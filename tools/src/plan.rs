@@ -87,6 +87,9 @@ struct How {
     /// Buffers lie in shared memory
     #[arg(long)]
     registered: bool,
+    /// Buffers lie on devices, whose copies end late.
+    #[arg(long)]
+    on_devices: bool,
     /// Break the link between ranks A and B with its P-th put (from 1): A-B@P
     #[arg(long, value_parser = cut)]
     cut: Vec<Fault>,
@@ -274,6 +277,7 @@ fn run_simulation(which: &Which, how: &How) -> Result<i32> {
                 window: how.window,
                 in_place: how.in_place,
                 registered: how.registered,
+                devices: if how.on_devices { !0 } else { 0 },
                 faults: faults.clone(),
             };
             match simulate(&checked, &scenario) {

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    device::OnDevice,
     dtype::{DType, Element},
     error::{Error, Kind},
     op::ReduceOp,
@@ -30,6 +31,8 @@ const SLOTS: usize = 64 << 20;
 const FAREWELL: Duration = Duration::from_millis(300);
 /// Whoever waits for the other end looks for a verdict this often.
 const SLICE: Duration = Duration::from_millis(250);
+/// Whether a stream has come to a message is looked at this often.
+const LOOK: Duration = Duration::from_micros(50);
 
 /// A group's channels, by the other rank and whether this one sends.
 #[derive(Default)]
@@ -79,6 +82,7 @@ impl Channels {
 struct Message {
     call: RawCall,
     promise: Promise,
+    device: Option<OnDevice>,
 }
 
 #[derive(Default)]
@@ -195,16 +199,40 @@ impl Channel {
                 Err(self.name(error))
             }
         };
-        while let Some(Message { call, promise }) = self.next() {
+        while let Some(Message {
+            call,
+            promise,
+            device,
+        }) = self.next()
+        {
             let result = match &comm {
-                // SAFETY: whoever started the message keeps the buffer until told.
-                Ok(comm) => unsafe { comm.run_quietly(&call) }.map_err(|e| self.translate(e)),
+                Ok(comm) => self
+                    .pass(comm, device.as_ref())
+                    // SAFETY: whoever started the message keeps the buffer until told.
+                    .and_then(|()| unsafe { comm.run_quietly(&call, device.as_ref()) })
+                    .map_err(|e| self.translate(e)),
                 Err(error) => Err(error.clone()),
             };
             self.state().running = false;
+            drop(device);
             promise.tell(result);
         }
         self.state().comm = None;
+    }
+
+    /// Waits until a message's stream has come to it.
+    fn pass(&self, comm: &Communicator, device: Option<&OnDevice>) -> Result<(), Error> {
+        let Some(device) = device else {
+            return Ok(());
+        };
+        device.context.adopt()?;
+        while !device.gate.is_open()? {
+            if let Some(verdict) = comm.failure() {
+                return Err(verdict);
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     fn next(&self) -> Option<Message> {
@@ -275,7 +303,13 @@ impl Communicator {
         Ok(channel.clone())
     }
 
-    fn message(&self, other: usize, sends: bool, call: RawCall) -> Pending {
+    pub(super) fn message(
+        &self,
+        other: usize,
+        sends: bool,
+        call: RawCall,
+        device: Option<OnDevice>,
+    ) -> Pending {
         let channel = match self.channel(other, sends) {
             Ok(channel) => channel,
             Err(error) => return Pending::ended(Err(error)),
@@ -300,7 +334,11 @@ impl Communicator {
             }
             state.started = true;
         }
-        state.messages.push_back(Message { call, promise });
+        state.messages.push_back(Message {
+            call,
+            promise,
+            device,
+        });
         drop(state);
         channel.changed.notify_all();
         pending
@@ -319,7 +357,8 @@ impl Communicator {
         to: usize,
         tag: u64,
     ) -> Pending {
-        self.message(to, true, one(dtype, count, from, std::ptr::null_mut(), tag))
+        let call = one(dtype, count, from, std::ptr::null_mut(), tag);
+        self.message(to, true, call, None)
     }
 
     /// Starts receiving `count` elements from rank `from` into `into`, and returns at once.
@@ -334,7 +373,8 @@ impl Communicator {
         from: usize,
         tag: u64,
     ) -> Pending {
-        self.message(from, false, one(dtype, count, std::ptr::null(), into, tag))
+        let call = one(dtype, count, std::ptr::null(), into, tag);
+        self.message(from, false, call, None)
     }
 
     /// Sends `buffer` to rank `to`; returns when it has it. Two ranks that both send first wait for each other: start one of the messages, or
@@ -364,7 +404,14 @@ fn speaks_of_the_rendezvous(error: &Error) -> bool {
     error.cause.starts_with("rank 0 (host ") && !of_a_member
 }
 
-fn one(dtype: DType, count: usize, input: *const u8, output: *mut u8, tag: u64) -> RawCall {
+/// A message as a call.
+pub(super) fn one(
+    dtype: DType,
+    count: usize,
+    input: *const u8,
+    output: *mut u8,
+    tag: u64,
+) -> RawCall {
     RawCall {
         collective: Collective::SendRecv,
         dtype,

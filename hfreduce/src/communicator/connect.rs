@@ -47,6 +47,7 @@ struct Hello {
     algorithm: Option<String>,
     slots: usize,
     heap: Option<usize>,
+    gpu: bool,
 }
 
 /// Everything a communicator is made of.
@@ -147,7 +148,7 @@ fn alone(config: &Config) -> Result<Parts, Error> {
         vec![bell],
         None,
         arena,
-        Model::usual(cores, "none"),
+        model(cores, "none", gpu(config)),
         Waiter::new(1),
     );
     Ok(Parts {
@@ -261,7 +262,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         bells,
         wire,
         arena,
-        Model::usual(cores, kind),
+        model(cores, kind, hellos.iter().any(|h| h.gpu)),
         Waiter::new(sharing),
     );
     let at = heap.0 + shape.local(rank) * heap.1;
@@ -286,7 +287,18 @@ fn hello(config: &Config) -> Result<Hello, Error> {
         algorithm: config.algorithm.clone(),
         slots: config.slots,
         heap: config.heap,
+        gpu: gpu(config),
     })
+}
+
+fn gpu(config: &Config) -> bool {
+    config.gpu.unwrap_or_else(crate::device::in_use)
+}
+
+/// One rank with buffers on a GPU decides for all, since all choose alike.
+fn model(cores: usize, wire: &str, gpu: bool) -> Model {
+    let model = Model::usual(cores, wire);
+    if gpu { model.on_gpus() } else { model }
 }
 
 /// Settings that must be the same everywhere.

@@ -10,7 +10,7 @@ use super::shared::Shared;
 use crate::{
     call::Call,
     config::Config,
-    device::Sides,
+    device::{Context, Cuda, OnDevice, Sides},
     dtype::DType,
     engine::{Blocks, Engine, Fault, Job, JobId},
     error::{Error, Kind},
@@ -102,6 +102,8 @@ pub struct Core {
     installs: u64,
     sequence: u64,
     watch: Vec<(RawFd, bool)>,
+    /// Whoever runs the engine also waits for a stream to come to a call.
+    pub at_gate: bool,
 }
 
 /// A running call.
@@ -115,6 +117,10 @@ pub struct Running {
 const STREAM_FROM: usize = 8 << 20;
 /// The first check after a stall, doubled from then on.
 const FIRST_CHECK: Duration = Duration::from_millis(100);
+/// What no doorbell tells (the end of a copy, a stream that comes to a gate) is looked for this often.
+const LOOK: Duration = Duration::from_micros(50);
+/// Copies under way end by themselves, within this time.
+const QUIET: Duration = Duration::from_secs(1);
 const LAST_CHECK: Duration = Duration::from_secs(2);
 /// A verdict is due within this time after a report; control itself answers within one second.
 const VERDICT: Duration = Duration::from_millis(2500);
@@ -179,6 +185,7 @@ impl Core {
             sequence: 0,
             shape,
             watch: Vec::new(),
+            at_gate: false,
         }
     }
 
@@ -190,7 +197,11 @@ impl Core {
     ///
     /// # Safety
     /// As [`Engine::submit`].
-    pub unsafe fn submit(&mut self, raw: &RawCall, sides: Sides) -> Result<Running, Error> {
+    pub unsafe fn submit(
+        &mut self,
+        raw: &RawCall,
+        device: Option<&OnDevice>,
+    ) -> Result<Running, Error> {
         if let Some(error) = self.shared.verdict() {
             return Err(error);
         }
@@ -201,7 +212,7 @@ impl Core {
         self.sequence += 1;
         let call = ready.call(raw, self.sequence);
         self.shared.history.begin(&call);
-        match self.submit_as(raw, sides, call, ready) {
+        match self.submit_as(raw, device, call, ready) {
             Ok(job) => Ok(Running { job, call }),
             Err(error) => {
                 self.shared.history.end(&call, false);
@@ -213,7 +224,7 @@ impl Core {
     fn submit_as(
         &mut self,
         raw: &RawCall,
-        sides: Sides,
+        device: Option<&OnDevice>,
         call: Call,
         ready: Ready,
     ) -> Result<JobId, Error> {
@@ -222,6 +233,16 @@ impl Core {
         let bytes = ready.count * size * shares.map_or(1, |(input, output)| input.max(output));
         let choice = self.choice(raw.collective, bytes)?;
         let run = self.installed(raw.collective, choice.plan, &call)?;
+        let sides = device.map_or(Sides::default(), |d| d.sides);
+        if let Some(device) = device
+            && sides.any()
+        {
+            // The others go on with the call: this rank's trouble with its device is everyone's.
+            let attached = self.attach(device.context);
+            attached
+                .map_err(|e| self.here(e))
+                .map_err(|e| self.fail(e))?;
+        }
         let candidate = &self.families[&raw.collective][choice.plan];
         let job = Job {
             call,
@@ -245,6 +266,25 @@ impl Core {
         };
         // SAFETY: the caller of `submit` promises the memory.
         Ok(unsafe { self.engine.submit(run, job) })
+    }
+
+    /// The device copies from and to all slots that are in use.
+    fn attach(&mut self, context: Context) -> Result<(), Error> {
+        if self.engine.attached().is_none() {
+            let device = Cuda::new(context, self.segment.clone())?;
+            self.engine.attach(Box::new(device));
+        }
+        let bytes = self.used.0[self.node];
+        let at = self.segment.at(self.arena.slots, bytes);
+        let device = self.engine.attached();
+        device.map_or(Ok(()), |device| device.cover(at, bytes))
+    }
+
+    /// After a failure: no copy is under way any more when this returns, unless the device does not answer.
+    pub fn quiesce(&mut self) {
+        if let Some(device) = self.engine.attached() {
+            device.drain(QUIET);
+        }
     }
 
     /// Whether the call is done on this rank.
@@ -317,6 +357,8 @@ impl Core {
         if let Some(wire) = self.engine.transport() {
             wire.watch(&mut self.watch);
         }
+        let unheard = self.at_gate || self.engine.copying();
+        let longest = if unheard { LOOK } else { FIRST_CHECK };
         let (engine, shared) = (&mut self.engine, &self.shared);
         let mut fault = None;
         let look = || {
@@ -331,7 +373,7 @@ impl Core {
         };
         let slept = self
             .waiter
-            .wait(&self.bell, Some(FIRST_CHECK), &self.watch, look);
+            .wait(&self.bell, Some(longest), &self.watch, look);
         if let Some(fault) = fault {
             return Err(self.fault(fault));
         }
@@ -372,7 +414,14 @@ impl Core {
         self.note_waits();
         let mut error = self.here(Error::new(
             Kind::Timeout,
-            format!("no progress for {:.1} s", waited.as_secs_f64()),
+            if self.engine.copying() {
+                format!(
+                    "a copy between device and host memory has not ended for {:.1} s",
+                    waited.as_secs_f64()
+                )
+            } else {
+                format!("no progress for {:.1} s", waited.as_secs_f64())
+            },
             "look at the ranks it waits for, or raise HFR_TIMEOUT",
         ));
         error.operation = self.engine.current().map(|c| c.to_string());

@@ -5,6 +5,7 @@ mod calls;
 mod channel;
 mod connect;
 mod core;
+mod enqueue;
 mod fork;
 mod identity;
 mod meeting;
@@ -17,6 +18,7 @@ mod split;
 
 pub use self::{
     core::RawCall,
+    enqueue::Enqueued,
     identity::UniqueId,
     memory::Registered,
     pending::Pending,
@@ -34,13 +36,13 @@ use self::{
 };
 use crate::{
     config::Config,
-    device::Sides,
+    device::{Context, OnDevice},
     dtype::{DType, Element},
     error::{Error, Kind},
     plan::Shape,
 };
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -59,6 +61,8 @@ pub struct Communicator {
     node: usize,
     wire: &'static str,
     splits: Mutex<u64>,
+    /// Where the buffers on a device are, once there was one.
+    context: OnceLock<Context>,
     channels: Channels,
     born: Generation,
     /// How long closing waits for the others.
@@ -120,6 +124,7 @@ impl Communicator {
             node: parts.core.node,
             wire: parts.wire,
             splits: Mutex::new(0),
+            context: OnceLock::new(),
             channels: Channels::default(),
             born: Generation::default(),
             patience: FAREWELL,
@@ -193,7 +198,7 @@ impl Communicator {
             return unsafe { self.start(call) }.wait();
         }
         // SAFETY: the caller's promise.
-        let result = unsafe { self.run_quietly(&call) };
+        let result = unsafe { self.run_quietly(&call, None) };
         if let Err(error) = &result
             && error.kind != Kind::InvalidArgument
             && self.shared.first_told()
@@ -210,11 +215,14 @@ impl Communicator {
     ///
     /// # Safety
     /// As [`Communicator::run`].
-    unsafe fn run_quietly(&self, call: &RawCall) -> Result<(), Error> {
+    unsafe fn run_quietly(&self, call: &RawCall, device: Option<&OnDevice>) -> Result<(), Error> {
         let mut core = self.lock();
         // SAFETY: the caller's promise, until this returns: then the call has ended, or the engine never runs again.
-        let running = unsafe { core.submit(call, Sides::default()) }?;
+        let running = unsafe { core.submit(call, device) }?;
         let result = core.run(|core| core.finished(&running));
+        if result.is_err() {
+            core.quiesce();
+        }
         core.ended(&running, result.is_ok());
         result
     }

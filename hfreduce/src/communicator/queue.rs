@@ -6,12 +6,14 @@ use super::{
     Communicator,
     core::{Core, EndsOnPanic, RawCall, Running},
     pending::{Pending, Promise},
+    shared::Shared,
 };
 use crate::{
-    device::Sides,
+    device::OnDevice,
     error::{Error, Kind},
 };
 use std::{
+    collections::VecDeque,
     sync::{Condvar, Mutex, PoisonError},
     time::Duration,
 };
@@ -19,6 +21,14 @@ use std::{
 struct Order {
     call: RawCall,
     promise: Promise,
+    device: Option<OnDevice>,
+}
+
+impl Order {
+    /// Whether the call's buffers are ready.
+    fn is_ready(&self) -> Result<bool, Error> {
+        self.device.as_ref().map_or(Ok(true), |d| d.gate.is_open())
+    }
 }
 
 /// The queue between callers and the worker.
@@ -89,9 +99,24 @@ impl Queue {
                 self.idle.notify_all();
             }
         }
+        if let Some(device) = &order.device {
+            device.mark.release();
+        }
         order.promise.tell(result);
     }
+
+    /// Waits a little, or until something is ordered.
+    fn pause(&self) {
+        if let Ok(state) = self.state.lock() {
+            let waiting = |state: &mut State| state.orders.is_empty() && !state.closed;
+            drop(self.changed.wait_timeout_while(state, LOOK, waiting));
+        }
+    }
 }
+
+/// A stream that has not come to its call is looked at so often in a row, and then this often.
+const LOOKS: usize = 30;
+const LOOK: Duration = Duration::from_micros(50);
 
 /// What the worker leaves behind, however it ends: a queue that takes no orders, and promises that were broken.
 struct Closes<'a>(&'a Queue);
@@ -110,10 +135,16 @@ impl Drop for Closes<'_> {
 
 /// Runs orders until the queue is closed.
 fn work(core: &Mutex<Core>, queue: &Queue) {
+    let shared = core
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .shared
+        .clone();
+    let mut waiting: VecDeque<Order> = VecDeque::new();
     let mut running: Vec<(Order, Running)> = Vec::new();
     let _closes = Closes(queue);
     loop {
-        let incoming = if running.is_empty() {
+        let incoming = if running.is_empty() && waiting.is_empty() {
             match queue.next() {
                 Some(orders) => orders,
                 None => return,
@@ -121,27 +152,53 @@ fn work(core: &Mutex<Core>, queue: &Queue) {
         } else {
             queue.take()
         };
+        waiting.extend(incoming);
+        if running.is_empty() && !at_hand(queue, &shared, &waiting) {
+            continue;
+        }
         // Told with the lock released: a callback may take long, and other threads may want to call.
-        for (order, result) in turn(core, queue, incoming, &mut running) {
+        for (order, result) in turn(core, queue, &mut waiting, &mut running) {
             queue.ended(&order, result);
         }
     }
 }
 
-/// Starts what has come, and runs the engine until something has ended.
+/// Whether the next call can be started, or ended: waits a little for its buffers.
+fn at_hand(queue: &Queue, shared: &Shared, waiting: &VecDeque<Order>) -> bool {
+    let Some(next) = waiting.front() else {
+        return false;
+    };
+    for _ in 0..LOOKS {
+        if shared.poisoned() || !matches!(next.is_ready(), Ok(false)) {
+            return true;
+        }
+        std::thread::yield_now();
+    }
+    queue.pause();
+    false
+}
+
+/// Starts what is ready, in order, and runs the engine until something has ended.
 fn turn(
     core: &Mutex<Core>,
     queue: &Queue,
-    incoming: Vec<Order>,
+    waiting: &mut VecDeque<Order>,
     running: &mut Vec<(Order, Running)>,
 ) -> Vec<(Order, Result<(), Error>)> {
     let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
     // Behind the lock, so that in a panic nobody steps the engine in between.
     let _ends = EndsOnPanic(core.shared.clone());
     let mut ended = Vec::new();
-    for order in incoming {
-        // SAFETY: whoever ordered keeps the buffers until told.
-        match unsafe { core.submit(&order.call, Sides::default()) } {
+    while let Some(next) = waiting.front() {
+        let started = match next.is_ready() {
+            // A group that has ended starts nothing, whether its buffers are ready or not.
+            Ok(false) if !core.shared.poisoned() => break,
+            // SAFETY: whoever ordered keeps the buffers until told.
+            Ok(_) => unsafe { start(&mut core, next) },
+            Err(error) => Err(core.fail(error)),
+        };
+        let order = waiting.pop_front().expect("it was in front");
+        match started {
             Ok(job) => running.push((order, job)),
             Err(error) => ended.push((order, Err(error))),
         }
@@ -149,8 +206,17 @@ fn turn(
     if running.is_empty() || !ended.is_empty() {
         return ended;
     }
-    let outcome =
-        core.run(|core| running.iter().any(|(_, job)| core.finished(job)) || queue.waiting());
+    core.at_gate = !waiting.is_empty();
+    let next = waiting.front();
+    let outcome = core.run(|core| {
+        running.iter().any(|(_, job)| core.finished(job))
+            || queue.waiting()
+            || next.is_some_and(|order| !matches!(order.is_ready(), Ok(false)))
+    });
+    core.at_gate = false;
+    if outcome.is_err() {
+        core.quiesce();
+    }
     for (order, job) in std::mem::take(running) {
         let result = match &outcome {
             Ok(()) if core.finished(&job) => Ok(()),
@@ -166,6 +232,16 @@ fn turn(
     ended
 }
 
+/// # Safety
+/// As [`Core::submit`].
+unsafe fn start(core: &mut Core, order: &Order) -> Result<Running, Error> {
+    if let Some(device) = &order.device {
+        device.context.adopt().map_err(|error| core.fail(error))?;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { core.submit(&order.call, order.device.as_ref()) }
+}
+
 impl Communicator {
     /// Starts a call and returns at once. Calls of one communicator run in the order in which they were made, blocking ones included, which
     /// must be the same on all ranks. Errors come with the result.
@@ -173,6 +249,11 @@ impl Communicator {
     /// # Safety
     /// As [`Communicator::run`], and the buffers must be left alone until the call has ended.
     pub unsafe fn start(&self, call: RawCall) -> Pending {
+        self.order(call, None)
+    }
+
+    /// The same, for a call on a device too.
+    pub(super) fn order(&self, call: RawCall, device: Option<OnDevice>) -> Pending {
         if let Err(error) = self.born.check() {
             return Pending::ended(Err(error));
         }
@@ -199,7 +280,11 @@ impl Communicator {
             state.started = true;
         }
         state.open += 1;
-        state.orders.push(Order { call, promise });
+        state.orders.push(Order {
+            call,
+            promise,
+            device,
+        });
         drop(state);
         queue.changed.notify_all();
         self.shared.ring();

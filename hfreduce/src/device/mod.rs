@@ -2,7 +2,20 @@
 //! collective. Invariants: a copy is begun here and its end is told later, in the order in which copies of one direction were begun;
 //! nobody waits inside.
 
-use crate::error::Error;
+mod cuda;
+mod driver;
+mod memory;
+mod stream;
+
+pub use self::{
+    cuda::Cuda,
+    driver::{Context, in_use, start},
+    memory::{Memory, allocate, free, memory_of},
+    stream::{Gate, Mark, Stream},
+};
+
+use crate::error::{Error, Kind};
+use std::{sync::Arc, time::Duration};
 
 /// Which of a call's buffers lie in a device's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,4 +73,93 @@ pub trait Device: Send {
 
     /// Whether copies are under way.
     fn busy(&self) -> bool;
+
+    /// Copies will have their host side in the `bytes` bytes from `at` on. What is covered grows from its beginning.
+    ///
+    /// # Errors
+    /// The memory cannot be pinned.
+    fn cover(&mut self, at: *mut u8, bytes: usize) -> Result<(), Error>;
+
+    /// Copies will have their host side elsewhere. Only when none is under way.
+    fn uncover(&mut self);
+
+    /// Waits until no copy is under way, for at most `limit`; whether none is.
+    fn drain(&mut self, limit: Duration) -> bool;
+}
+
+/// A call on a stream: which buffers are the device's, when they are ready, and who waits for the end.
+pub struct OnDevice {
+    /// Which sides.
+    pub sides: Sides,
+    /// Whose device.
+    pub context: Context,
+    /// Opens when the buffers are ready.
+    pub gate: Gate,
+    /// Released when this is dropped, at the latest.
+    pub mark: Arc<Mark>,
+}
+
+impl Drop for OnDevice {
+    fn drop(&mut self) {
+        self.mark.release();
+    }
+}
+
+/// Looks where the buffers of a call are: which sides are to be copied by a device, and by which. The buffers of a side are alike.
+///
+/// # Errors
+/// Ordinary host memory; no driver; buffers of two devices.
+pub fn locate<'a>(
+    input: impl Iterator<Item = &'a *const u8>,
+    output: impl Iterator<Item = &'a *const u8>,
+) -> Result<(Sides, Context), Error> {
+    start()?;
+    let mut context: Option<Context> = None;
+    let mut side = |all: &mut dyn Iterator<Item = &'a *const u8>| {
+        let mut any = false;
+        for &at in all.filter(|at| !at.is_null()) {
+            any = true;
+            let (memory, of) = memory::ask(at)?;
+            if memory == Memory::Host {
+                return Err(Error::new(
+                    Kind::InvalidArgument,
+                    format!(
+                        "the buffer at {at:p} is ordinary host memory, and the call is on a stream"
+                    ),
+                    "give device memory or pinned memory, or make the call without a stream",
+                ));
+            }
+            match (context, of.filter(|_| memory == Memory::Device)) {
+                (Some(first), Some(other)) if first != other => {
+                    return Err(Error::new(
+                        Kind::InvalidArgument,
+                        format!(
+                            "one buffer is on device {}, another on device {}",
+                            first.device, other.device
+                        ),
+                        "keep all buffers of a rank on one device",
+                    ));
+                }
+                (None, of) => context = of,
+                _ => {}
+            }
+        }
+        Ok(any)
+    };
+    let sides = Sides {
+        input: side(&mut { input })?,
+        output: side(&mut { output })?,
+    };
+    let context = match context {
+        Some(context) => Some(context),
+        None => Context::current()?,
+    };
+    let context = context.ok_or_else(|| {
+        Error::new(
+            Kind::Device,
+            "no device is current on this thread, and no buffer says which it is",
+            "choose one first (cudaSetDevice)",
+        )
+    })?;
+    Ok((sides, context))
 }

@@ -72,7 +72,11 @@ impl Engine {
                     Term::Own(input, first) => {
                         let (input, _) = job.input(input, chunk);
                         let taken = self.segment.at(first + slot + HEADER, bytes);
-                        let source = if job.sides.input { taken } else { input.cast_mut() };
+                        let source = if job.sides.input {
+                            taken
+                        } else {
+                            input.cast_mut()
+                        };
                         (source.cast_const(), input == target.cast_const())
                     }
                     Term::Slot(from, author) => {

@@ -4,9 +4,11 @@
 //! c - window are done (the window rule on which the checker's proof stands).
 
 mod act;
+mod blocked;
 mod compile;
 mod job;
 
+pub use blocked::Blocked;
 pub use compile::{Author, Gate, Op, Place, Program, Raise, Step, Target, Term, compile};
 pub use job::{Block, Blocks, Job, JobId};
 
@@ -43,21 +45,6 @@ pub enum Fault {
         /// The call that ran.
         ours: Option<Call>,
     },
-}
-
-/// A step that waits for another rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blocked {
-    /// The engine's number of the plan.
-    pub run: usize,
-    /// The plan's stage.
-    pub stage: usize,
-    /// Chunk of the call.
-    pub chunk: u64,
-    /// The rank it waits for.
-    pub rank: u32,
-    /// The call it is part of.
-    pub call: Call,
 }
 
 /// One installed plan: its steps, how far each has come, and the jobs that are running on it.
@@ -155,8 +142,13 @@ impl Engine {
         self.device.as_ref().is_some_and(|d| d.busy())
     }
 
+    /// The device that was attached.
+    pub fn attached(&mut self) -> Option<&mut Box<dyn Device>> {
+        self.device.as_mut()
+    }
+
     fn device(&mut self) -> &mut Box<dyn Device> {
-        let device = self.device.as_mut();
+        let device = self.attached();
         device.expect("a job with buffers on a device comes after the device")
     }
 
@@ -463,48 +455,6 @@ impl Engine {
     pub fn current(&self) -> Option<Call> {
         let run = self.active.first()?;
         self.runs[*run].jobs.front().map(|(_, job)| job.call)
-    }
-
-    /// Which steps wait for which other ranks, for reports. Steps that wait for this rank's own are left out.
-    pub fn blocked(&self, rank: u32) -> Vec<Blocked> {
-        let mut found: Vec<Blocked> = Vec::new();
-        for &run in &self.active {
-            let r = &self.runs[run];
-            for (i, step) in r.steps.iter().enumerate() {
-                let sending = r.begun[i] > r.done[i];
-                let chunk = if sending { r.done[i] } else { r.begun[i] };
-                if chunk >= r.end.min(r.floor + r.window) {
-                    continue;
-                }
-                let Some((base, job)) = r.jobs.iter().find(|(b, j)| chunk < b + j.extent.chunks())
-                else {
-                    continue;
-                };
-                let mut waits_for = |other: u32| {
-                    if other != rank && !found.iter().any(|b| b.rank == other) {
-                        found.push(Blocked {
-                            run,
-                            stage: step.stage,
-                            chunk: chunk.saturating_sub(*base),
-                            rank: other,
-                            call: job.call,
-                        });
-                    }
-                };
-                if sending {
-                    if let Op::Put { peer, .. } | Op::SignalAway { peer, .. } = step.op {
-                        waits_for(peer as u32);
-                    }
-                    continue;
-                }
-                for gate in &step.gates {
-                    if self.board.load(gate.counter) <= chunk {
-                        waits_for(gate.writer);
-                    }
-                }
-            }
-        }
-        found
     }
 }
 

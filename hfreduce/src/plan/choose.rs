@@ -58,6 +58,16 @@ impl Model {
             piece: (4 << 10, 256 << 10),
         }
     }
+
+    /// The same for a group with buffers on GPUs: a copy costs its driver call and its event, however small it is.
+    pub fn on_gpus(self) -> Model {
+        Model {
+            step: self.step.max(2e-6),
+            hand_over: self.hand_over.max(5e-6),
+            piece: (self.piece.0, 1 << 20),
+            ..self
+        }
+    }
 }
 
 /// What is asked for.

@@ -3,7 +3,7 @@
 
 use super::Random;
 use crate::{device::Device, error::Error};
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 struct Copy {
     from: *const u8,
@@ -88,5 +88,15 @@ impl Device for Lagging {
 
     fn busy(&self) -> bool {
         self.ways.iter().any(|way| !way.is_empty())
+    }
+
+    fn cover(&mut self, _: *mut u8, _: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn uncover(&mut self) {}
+
+    fn drain(&mut self, _: Duration) -> bool {
+        true
     }
 }

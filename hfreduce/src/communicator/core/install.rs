@@ -149,6 +149,10 @@ impl Core {
     /// Makes room: forgets every plan and zeroes the counters. All ranks do it at the same call, with nothing running.
     fn evict(&mut self) -> Result<(), Error> {
         self.engine.uninstall(0, 0);
+        // What lies where will differ, and no slot may lie across the end of what was pinned at once.
+        if let Some(device) = self.engine.attached() {
+            device.uncover();
+        }
         for candidate in self.families.values_mut().flatten() {
             candidate.run = None;
         }

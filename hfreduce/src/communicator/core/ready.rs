@@ -5,7 +5,6 @@
 use super::{Core, RawCall};
 use crate::{
     call::Call,
-    device::Sides,
     dtype::DType,
     engine::{Block, Blocks},
     error::{Error, Kind},
@@ -267,7 +266,7 @@ impl Core {
             blocks: None,
         };
         // SAFETY: both vectors live until the call has ended here, or the engine is never stepped again.
-        let running = unsafe { self.submit(&exchange, Sides::default()) }?;
+        let running = unsafe { self.submit(&exchange, None) }?;
         let done = self.run(|core| core.finished(&running));
         self.ended(&running, done.is_ok());
         done?;

@@ -1,114 +1,14 @@
 //! The rules of ARCHITECTURE.md that a compiler does not keep, read from the sources: which module may use which, where `unsafe` may
 //! stand, and what every file looks like. It knows file names and words, and nothing of what the code does.
 
+mod lists;
+
+use lists::{MAY_USE, UNSAFE};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
-
-/// What each module of `hfreduce` may use of the others. `communicator` may use all; only `reducer` uses it.
-const MAY_USE: &[(&str, &[&str])] = &[
-    ("dtype", &[]),
-    ("op", &[]),
-    ("error", &[]),
-    ("launch", &[]),
-    ("kernel", &["dtype", "op"]),
-    ("plan", &["hfr_topology"]),
-    ("layout", &["plan"]),
-    ("call", &["dtype", "layout", "op", "plan"]),
-    ("config", &["error", "hfr_transport", "launch"]),
-    ("stall", &["call", "error", "hfr_transport"]),
-    ("reducer", &["communicator", "dtype", "error", "op", "plan"]),
-    (
-        "engine",
-        &["call", "hfr_transport", "kernel", "layout", "plan"],
-    ),
-    (
-        "simulate",
-        &[
-            "call",
-            "dtype",
-            "engine",
-            "hfr_transport",
-            "kernel",
-            "layout",
-            "op",
-            "plan",
-        ],
-    ),
-];
-
-/// Files that contain `unsafe`: all others do without.
-const UNSAFE: &[&str] = &[
-    "benches/benches/engine.rs",
-    "benches/benches/kernels.rs",
-    "c/src/collective.rs",
-    "c/src/config.rs",
-    "c/src/end.rs",
-    "c/src/fail.rs",
-    "c/src/group.rs",
-    "c/src/memory.rs",
-    "c/src/message.rs",
-    "c/src/own.rs",
-    "c/src/redop.rs",
-    "c/src/reducer.rs",
-    "c/src/start.rs",
-    "hfreduce/src/communicator/calls.rs",
-    "hfreduce/src/communicator/channel.rs",
-    "hfreduce/src/communicator/core.rs",
-    "hfreduce/src/communicator/core/install.rs",
-    "hfreduce/src/communicator/core/ready.rs",
-    "hfreduce/src/communicator/fork.rs",
-    "hfreduce/src/communicator/memory.rs",
-    "hfreduce/src/communicator/mod.rs",
-    "hfreduce/src/communicator/queue.rs",
-    "hfreduce/src/communicator/scope.rs",
-    "hfreduce/src/engine/act.rs",
-    "hfreduce/src/engine/job.rs",
-    "hfreduce/src/engine/mod.rs",
-    "hfreduce/src/kernel/avx2.rs",
-    "hfreduce/src/kernel/avx512.rs",
-    "hfreduce/src/kernel/copy.rs",
-    "hfreduce/src/kernel/lanes.rs",
-    "hfreduce/src/kernel/mod.rs",
-    "hfreduce/src/kernel/scalar.rs",
-    "hfreduce/src/kernel/vector.rs",
-    "hfreduce/src/reducer.rs",
-    "hfreduce/src/simulate/mod.rs",
-    "hfreduce/tests/kernels/support.rs",
-    "hfreduce/tests/kernels/variants.rs",
-    "python/src/buffer.rs",
-    "python/src/inner.rs",
-    "python/src/keep.rs",
-    "python/src/memory.rs",
-    "python/src/protocol.rs",
-    "python/src/reducer.rs",
-    "python/src/world.rs",
-    "tests/tests/matrix/messages.rs",
-    "tests/tests/matrix/shares.rs",
-    "tests/tests/transports/contract.rs",
-    "tests/tests/transports/drive.rs",
-    "tests/tests/transports/tcp.rs",
-    "tests/tests/transports_netns.rs",
-    "tools/src/bench/values_tests.rs",
-    "tools/src/job.rs",
-    "tools/src/launcher.rs",
-    "transport/src/chaos/tests.rs",
-    "transport/src/control/process.rs",
-    "transport/src/local/mailbox.rs",
-    "transport/src/local/mod.rs",
-    "transport/src/shm/board.rs",
-    "transport/src/shm/doorbell.rs",
-    "transport/src/shm/segment.rs",
-    "transport/src/sim/net.rs",
-    "transport/src/sim/tests.rs",
-    "transport/src/tcp/link.rs",
-    "transport/src/tcp/tests.rs",
-    "transport/tests/loom_doorbell.rs",
-    "transport/tests/shm_local.rs",
-    "transport/tests/shm_segment.rs",
-];
 
 /// Longest file.
 const MOST_LINES: usize = 500;

@@ -1,0 +1,158 @@
+//! Calls in the order of a CUDA stream: they start when the stream has come to them, and what the stream is given later can wait for their
+//! result, while the host goes on. Nothing here knows how a call is carried out. Invariant: whatever happens to a call, streams that wait
+//! for it go on, and its error comes with its end and with every later call.
+
+use super::{Communicator, channel, core::RawCall, pending::Pending};
+use crate::{
+    device::{Gate, Mark, OnDevice, Stream, locate},
+    dtype::DType,
+    engine::Block,
+    error::Error,
+    plan::Collective,
+};
+use std::{ptr, sync::Arc};
+
+/// A call that was put on a stream. Clones are the same call; dropping them cancels nothing.
+#[derive(Clone)]
+pub struct Enqueued {
+    pending: Pending,
+    mark: Arc<Mark>,
+}
+
+impl Enqueued {
+    /// What `stream` is given from now on waits until the call has ended; the host does not. May be called for several streams.
+    ///
+    /// # Errors
+    /// A stream that is recording a graph; the driver's.
+    pub fn block(&self, stream: Stream) -> Result<(), Error> {
+        self.mark.block(stream)
+    }
+
+    /// The call's end. When it has come, the results are in the output.
+    pub fn pending(&self) -> &Pending {
+        &self.pending
+    }
+}
+
+impl Communicator {
+    /// Starts a call behind what `stream` has been given so far, and returns at once. Each of its buffers is device memory or pinned host memory;
+    /// ranks with ordinary memory may take part in the same call by [`Communicator::start`]. All calls of one communicator are on one device.
+    ///
+    /// # Errors
+    /// No driver, ordinary host memory, a stream that is recording a graph, another device than before: nothing was started. Errors of the
+    /// call itself come with its end.
+    ///
+    /// # Safety
+    /// As [`Communicator::start`], with work on the device in the place of threads: the buffers are left alone by what is not in front of the
+    /// call on its stream, or behind a stream's [`Enqueued::block`].
+    pub unsafe fn enqueue(&self, call: RawCall, stream: Stream) -> Result<Enqueued, Error> {
+        let device = self.on_stream(&call, stream)?;
+        let mark = device.mark.clone();
+        let pending = self.order(call, Some(device));
+        Ok(Enqueued { pending, mark })
+    }
+
+    /// Sends `count` elements at `from` to rank `to`, behind what `stream` has been given; as [`Communicator::start_send`].
+    ///
+    /// # Errors
+    /// As [`Communicator::enqueue`].
+    ///
+    /// # Safety
+    /// As [`Communicator::enqueue`].
+    pub unsafe fn enqueue_send(
+        &self,
+        dtype: DType,
+        count: usize,
+        from: *const u8,
+        to: usize,
+        tag: u64,
+        stream: Stream,
+    ) -> Result<Enqueued, Error> {
+        let call = channel::one(dtype, count, from, ptr::null_mut(), tag);
+        self.enqueue_message(to, true, call, stream)
+    }
+
+    /// Receives `count` elements from rank `from` into `into`, behind what `stream` has been given; as [`Communicator::start_recv`].
+    ///
+    /// # Errors
+    /// As [`Communicator::enqueue`].
+    ///
+    /// # Safety
+    /// As [`Communicator::enqueue`].
+    pub unsafe fn enqueue_recv(
+        &self,
+        dtype: DType,
+        count: usize,
+        into: *mut u8,
+        from: usize,
+        tag: u64,
+        stream: Stream,
+    ) -> Result<Enqueued, Error> {
+        let call = channel::one(dtype, count, ptr::null(), into, tag);
+        self.enqueue_message(from, false, call, stream)
+    }
+
+    fn enqueue_message(
+        &self,
+        other: usize,
+        sends: bool,
+        call: RawCall,
+        stream: Stream,
+    ) -> Result<Enqueued, Error> {
+        let device = self.on_stream(&call, stream)?;
+        let mark = device.mark.clone();
+        let pending = self.message(other, sends, call, Some(device));
+        Ok(Enqueued { pending, mark })
+    }
+
+    /// Number of the device on which this rank's calls are, once there was one.
+    pub fn device(&self) -> Option<i32> {
+        self.context.get().map(|context| context.device)
+    }
+
+    /// Finds the device of a call, and puts a gate on the stream.
+    fn on_stream(&self, call: &RawCall, stream: Stream) -> Result<OnDevice, Error> {
+        self.born.check()?;
+        let named = |mut error: Error| {
+            error.operation = Some(call.collective.name().to_owned());
+            error.at(self.rank(), self.node())
+        };
+        let place = |block: &Block| (block.count > 0).then_some(block.at.cast_const());
+        let places = |blocks: &[Block], whole: *const u8| -> Vec<*const u8> {
+            let whole = (call.count > 0).then_some(whole);
+            match blocks {
+                [] => whole.into_iter().collect(),
+                some => some.iter().filter_map(place).collect(),
+            }
+        };
+        let blocks = call.blocks.as_deref();
+        let mut input = places(blocks.map_or(&[], |b| &b.input), call.input);
+        let mut output = places(blocks.map_or(&[], |b| &b.output), call.output);
+        // What a rank that is not the root need not have may be anything.
+        let root = call.collective.root() == Some(self.rank() as u32);
+        match call.collective {
+            Collective::Broadcast { .. } | Collective::Scatter { .. } if !root => input.clear(),
+            Collective::Reduce { .. } | Collective::Gather { .. } if !root => output.clear(),
+            _ => {}
+        }
+        let (sides, context) = locate(input.iter(), output.iter()).map_err(named)?;
+        let first = *self.context.get_or_init(|| context);
+        if first != context {
+            return Err(named(self.invalid(
+                format!(
+                    "the buffers are on device {}, and this communicator has worked on device {}",
+                    context.device, first.device
+                ),
+                "use one communicator for each device (split makes another)",
+            )));
+        }
+        let gate = Gate::record(context, stream).map_err(named)?;
+        let mark = Mark::new(context).map_err(named)?;
+        Ok(OnDevice {
+            sides,
+            context,
+            gate,
+            mark,
+        })
+    }
+}

@@ -1,0 +1,18 @@
+//! How a misuse ends: a line on stderr that says which call did what, and the process dies, so that no test can overlook it.
+//! It knows no rule itself: who finds one broken calls it.
+
+use crate::export::current_call;
+use std::{fmt::Display, io::Write};
+
+/// Says what was done wrong, in which call, and ends the process.
+pub fn misuse(what: impl Display) -> ! {
+    let line = format!("stand-in cuda: misuse: {what} ({})\n", current_call());
+    // One write, so that lines of several processes do not mix. Nothing can be done if stderr is closed.
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    std::process::abort();
+}
+
+/// A range of addresses as messages show it.
+pub fn range(start: usize, len: usize) -> String {
+    format!("{start:#x}..{:#x} ({len} bytes)", start.wrapping_add(len))
+}
