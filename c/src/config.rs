@@ -12,13 +12,21 @@ use std::{
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Given {
+    /// Bytes of it.
     pub size: usize,
+    /// [`MAGIC`].
     pub magic: c_uint,
+    /// The header's version.
     pub version: c_uint,
+    /// Calls return with their results.
     pub blocking: c_int,
+    /// Milliseconds without progress.
     pub timeoutMs: c_int,
+    /// Milliseconds in which all ranks must have come.
     pub connectTimeoutMs: c_int,
+    /// Name of the rank's node.
     pub node: *const c_char,
+    /// Buffers lie on GPUs.
     pub gpu: c_int,
 }
 
@@ -30,7 +38,7 @@ const UNDEFINED: c_int = c_int::MIN;
 const FIRST: usize = 40;
 
 /// What `HFR_CONFIG_INITIALIZER` sets.
-const UNSET: Given = Given {
+pub const UNSET: Given = Given {
     size: size_of::<Given>(),
     magic: MAGIC,
     version: 0,

@@ -4,7 +4,7 @@
 //!
 //! `value` has the numbers of the header, `fail` the failures and their texts, `table` the handles, `comm` what a communicator is here, `config` the
 //! settings, `group` the calls that start together, `stream` where a call runs, `own` messages to oneself, `arguments` what is checked of all. The exported functions are in
-//! `start`, `end`, `collective`, `message`, `group`, `redop`, `memory`, `reducer`.
+//! `start`, `end`, `collective`, `message`, `group`, `redop`, `memory`, `reducer`; `forward` gives them to a Rust crate with other names for them.
 
 #![allow(non_snake_case, reason = "exported functions have C's names")]
 
@@ -14,6 +14,7 @@ mod comm;
 mod config;
 mod end;
 mod fail;
+pub mod forward;
 mod group;
 mod memory;
 mod message;

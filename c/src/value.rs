@@ -9,17 +9,26 @@ use std::ffi::{c_char, c_int};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub enum Code {
+    /// No error.
     Success = 0,
+    /// A device or its driver failed.
     UnhandledCudaError = 1,
+    /// Memory, threads or the start of the group.
     SystemError = 2,
+    /// A bug of the library.
     InternalError = 3,
+    /// An argument makes no sense; nothing was started.
     InvalidArgument = 4,
+    /// Ranks made different calls, or a call came when it must not.
     InvalidUsage = 5,
+    /// A rank is gone, stalls or has aborted, or a connection broke.
     RemoteError = 6,
+    /// Under way.
     InProgress = 7,
 }
 
 impl Code {
+    /// All, in their order.
     pub const ALL: [Code; 8] = [
         Code::Success,
         Code::UnhandledCudaError,
@@ -34,7 +43,6 @@ impl Code {
     /// The code of a failure of the library.
     pub fn of(kind: Kind) -> Code {
         match kind {
-            Kind::Device => Code::UnhandledCudaError,
             Kind::InvalidArgument => Code::InvalidArgument,
             Kind::Mismatch => Code::InvalidUsage,
             Kind::Timeout | Kind::PeerLost | Kind::Wire | Kind::Aborted => Code::RemoteError,
@@ -102,6 +110,7 @@ pub const NO_COLOR: c_int = -1;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Id {
+    /// Its bytes.
     pub internal: [c_char; 128],
 }
 
