@@ -2,7 +2,7 @@
 //! It knows the nouns by name and nothing of how they behave. Invariant: whatever makes something ready for anybody tells the condition.
 
 use crate::{
-    code::{Answer, Code, ILLEGAL_ADDRESS},
+    code::{Answer, Code, ILLEGAL_ADDRESS, NOT_INITIALIZED},
     context::Contexts,
     event::Events,
     export::{Out, exports},
@@ -35,6 +35,9 @@ pub struct Driver {
     changed: Condvar,
 }
 
+/// The state while this thread has it.
+pub type Locked = MutexGuard<'static, State>;
+
 static DRIVER: OnceLock<Driver> = OnceLock::new();
 
 /// The process that called `cuInit`, which a forked child is not.
@@ -48,7 +51,7 @@ pub fn driver() -> &'static Driver {
 }
 
 /// The state, locked.
-pub fn state() -> MutexGuard<'static, State> {
+pub fn state() -> Locked {
     driver()
         .state
         .lock()
@@ -56,7 +59,7 @@ pub fn state() -> MutexGuard<'static, State> {
 }
 
 /// Gives the lock up until something has changed.
-pub fn wait(state: MutexGuard<'static, State>) -> MutexGuard<'static, State> {
+pub fn wait(state: Locked) -> Locked {
     driver()
         .changed
         .wait(state)
@@ -68,23 +71,20 @@ pub fn changed() {
     driver().changed.notify_all();
 }
 
-/// Waits until these points are reached, all in streams of contexts that are whole.
-pub fn wait_for(
-    mut state: MutexGuard<'static, State>,
-    points: &[Point],
-) -> Result<MutexGuard<'static, State>, Code> {
+/// Waits until these points are reached. In a broken context they are reached soon, without effect, which is an error.
+pub fn wait_for(mut state: Locked, points: &[Point]) -> Result<Locked, Code> {
+    let mut broken = false;
     for point in points {
         while !state.streams.is_done(*point) {
-            if state.streams.is_broken(point.stream) {
-                return Err(ILLEGAL_ADDRESS);
-            }
             state = wait(state);
         }
-        if state.streams.is_broken(point.stream) {
-            return Err(ILLEGAL_ADDRESS);
-        }
+        broken |= state.streams.is_broken(point.stream);
     }
-    Ok(state)
+    if broken {
+        Err(ILLEGAL_ADDRESS)
+    } else {
+        Ok(state)
+    }
 }
 
 fn start(flags: u32) -> Answer {
@@ -100,6 +100,9 @@ fn start(flags: u32) -> Answer {
             changed: Condvar::new(),
         }
     });
+    if driver.process != std::process::id() {
+        return Err(NOT_INITIALIZED);
+    }
     if driver.settings.devices < 1 {
         return Err(crate::code::NO_DEVICE);
     }

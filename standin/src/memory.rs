@@ -14,8 +14,8 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// What fresh device memory holds: as floating point, values that no test uses.
-const FRESH: u8 = 0xb9;
+/// What fresh device memory holds: huge or not a number as floating point, large as an integer, so that no sum hides it.
+const FRESH: u8 = 0x7e;
 
 const PAGE: usize = 4096;
 
@@ -190,7 +190,7 @@ impl Memory {
     }
 
     /// The allocation that starts here, for who frees it.
-    fn to_free(&mut self, at: usize) -> &mut Allocation {
+    fn departing(&mut self, at: usize) -> &mut Allocation {
         let before = self.freed.contains_key(&at);
         match self.live.get_mut(&at) {
             Some(allocation) if !allocation.leaving => allocation,
@@ -255,15 +255,15 @@ fn free(at: usize) -> Answer {
     if at == 0 {
         return Ok(());
     }
-    let own = state.memory.to_free(at).context;
-    if context::answer_in(&state, own).is_ok() {
+    let own = state.memory.departing(at).context;
+    if context::answer_in(&state, own).is_err() {
+        // The pages stay for what may be running; nobody has left the memory behind.
+        state.memory.departing(at).leaving = true;
+    } else {
         // As the driver does: what uses the memory ends first.
         let points = state.streams.ends_of_context(own)?;
-        state = match wait_for(state, &points) {
-            Ok(state) => state,
-            Err(code) => return Err(code),
-        };
-        state.memory.to_free(at);
+        state = wait_for(state, &points)?;
+        state.memory.departing(at);
         demand_unused(&state, at);
         state.memory.remove(at);
     }
@@ -273,7 +273,7 @@ fn free(at: usize) -> Answer {
 fn free_later(at: usize, stream: StreamHandle) -> Answer {
     let mut state = state();
     let stream = stream::resolve_for_work(&mut state, stream)?;
-    state.memory.to_free(at).leaving = true;
+    state.memory.departing(at).leaving = true;
     stream::enqueue(&mut state, stream, Act::Free(at), &[]);
     Ok(())
 }

@@ -24,3 +24,22 @@ impl Random {
         most.checked_add(1).map_or(number, |n| number % n)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_follow_from_the_seed_and_from_who_asks() {
+        let some = |seed, who| {
+            let mut random = Random::new(seed, who);
+            (0..20).map(|_| random.up_to(1000)).collect::<Vec<_>>()
+        };
+        assert_eq!(some(3, 1), some(3, 1));
+        assert_ne!(some(3, 1), some(3, 2));
+        assert_ne!(some(3, 1), some(4, 1));
+        assert!(some(3, 1).iter().all(|n| *n <= 1000));
+        assert!(some(3, 1).iter().any(|n| *n > 300));
+        assert_eq!(Random::new(5, 5).up_to(u64::MAX), Random::new(5, 5).next());
+    }
+}

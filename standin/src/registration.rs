@@ -8,15 +8,15 @@ use crate::{
         OUT_OF_MEMORY,
     },
     context::{self, ContextHandle},
-    driver::{State, driver, state},
+    driver::{Locked, State, driver, state, wait},
     export::{Out, exports},
     misuse::{misuse, range},
     settings::Fault,
 };
 use std::collections::BTreeMap;
 
-/// What fresh pinned memory holds.
-const FRESH: u8 = 0xb5;
+/// What fresh pinned memory holds, for the same reason as device memory does.
+const FRESH: u8 = 0x7d;
 
 struct Registration {
     len: usize,
@@ -109,31 +109,38 @@ fn register(at: usize, len: usize, flags: u32) -> Answer {
     Ok(())
 }
 
-/// Takes a registration out that no stream may use any more.
-fn take(state: &mut State, at: usize, allocated: bool, what: &str) -> Result<Registration, Code> {
-    let found = state
-        .registrations
-        .live
-        .get(&at)
-        .filter(|own| own.allocated == allocated)
-        .ok_or(HOST_MEMORY_NOT_REGISTERED)?;
-    if let Some(user) = state.streams.user_of(at, found.len) {
-        misuse(format!(
-            "pinned memory {} is {what} while a stream still uses it: {user}",
-            range(at, found.len)
-        ));
+/// Takes a registration out that no stream may use any more. In a broken context streams are about to be done with it.
+fn take(
+    mut state: Locked,
+    at: usize,
+    allocated: bool,
+    what: &str,
+) -> Result<(Locked, Registration), Code> {
+    let find = |state: &State| {
+        let own = state.registrations.live.get(&at);
+        let own = own.filter(|own| own.allocated == allocated);
+        own.map(|own| (own.len, own.context))
+    };
+    loop {
+        let (len, context) = find(&state).ok_or(HOST_MEMORY_NOT_REGISTERED)?;
+        let Some(user) = state.streams.user_of(at, len) else {
+            let own = state.registrations.live.remove(&at);
+            return Ok((state, own.expect("it was just there")));
+        };
+        if context::answer_in(&state, context).is_ok() {
+            misuse(format!(
+                "pinned memory {} is {what} while a stream still uses it: {user}",
+                range(at, len)
+            ));
+        }
+        state = wait(state);
     }
-    Ok(state
-        .registrations
-        .live
-        .remove(&at)
-        .expect("it was just there"))
 }
 
 fn unregister(at: usize) -> Answer {
-    let mut state = state();
+    let state = state();
     let context = context::current_even_broken(&state)?;
-    take(&mut state, at, false, "unregistered")?;
+    let (state, _) = take(state, at, false, "unregistered")?;
     context::answer_in(&state, context)
 }
 
@@ -173,9 +180,9 @@ fn allocate(out: &Out<usize>, len: usize, flags: u32) -> Answer {
 }
 
 fn free(at: usize) -> Answer {
-    let mut state = state();
+    let state = state();
     let context = context::current_even_broken(&state)?;
-    let Ok(own) = take(&mut state, at, true, "freed") else {
+    let Ok((state, own)) = take(state, at, true, "freed") else {
         misuse(format!(
             "{at:#x} is freed and is not memory of cuMemHostAlloc, or was freed before"
         ));

@@ -5,7 +5,7 @@ use crate::{
     act::{Act, Operation, Test, Trouble},
     carry,
     context::Shared,
-    driver::{State, changed, driver, state, wait},
+    driver::{Locked, changed, driver, state, wait},
     export::acts_for,
     memory,
     random::Random,
@@ -119,7 +119,7 @@ fn carry_out(act: &Act, shared: &Shared, random: &mut Random) -> Done {
             Trouble::Break => {
                 shared.broken.store(true, Ordering::Release);
                 // Those who wait look at `broken` with the lock held.
-                drop::<std::sync::MutexGuard<'_, State>>(state());
+                drop::<Locked>(state());
                 changed();
             }
             Trouble::None => {

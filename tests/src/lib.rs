@@ -1,5 +1,6 @@
 //! Helpers shared by the tests in `tests/`: groups of threads that play the ranks of a job.
 
+pub mod gpu;
 pub mod job;
 
 use hfreduce::{Communicator, Config, Wire};

@@ -192,6 +192,7 @@ fn scenarios(plan: &Plan) -> Vec<Scenario> {
             window: 1 + seed as usize % 3 % 2,
             in_place: seed & 1 == 1,
             registered: seed & 2 == 2,
+            devices: 0,
             faults: Vec::new(),
         })
         .collect()

@@ -83,6 +83,7 @@ pub fn on_standin(name: &str, settings: &[(&str, &str)], body: impl FnOnce()) ->
         .env(CHILD, "1")
         .env("LD_LIBRARY_PATH", folder.search_path())
         .env("STANDIN_REPORT", &reported)
+        .env_remove("RUST_BACKTRACE")
         .envs(settings.iter().copied())
         .stdout(fs::File::create(folder.path().join("stdout")).expect("a file"))
         .stderr(fs::File::create(&stderr).expect("a file"))
