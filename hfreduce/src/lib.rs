@@ -21,7 +21,7 @@ pub use communicator::{
 };
 pub use config::{Config, Wire};
 pub use dtype::{DType, Element};
-pub use engine::{Block, Blocks};
+pub use engine::{Block, Blocks, Stage, Stages};
 pub use error::{Error, Kind};
 pub use op::ReduceOp;
 pub use plan::Collective;

@@ -294,6 +294,16 @@ fn behind(rank: usize, answers: &[Option<Status>]) -> Vec<usize> {
     found
 }
 
+/// The rank, of those that `rank` waits for and itself, that waits for its own device, and the stage in which it does.
+fn own_device(rank: usize, answers: &[Option<Status>]) -> Option<(usize, String)> {
+    let all = std::iter::once(rank).chain(behind(rank, answers));
+    all.into_iter().find_map(|r| {
+        let waits = &answers.get(r)?.as_ref()?.waits;
+        let own = waits.iter().find(|w| w.rank == r)?;
+        Some((r, own.stage.clone()))
+    })
+}
+
 /// Time is up: the rank to blame is one that does not answer, or has not come, or else one that waits for nobody.
 fn timeout(question: &Question, states: &[RankState], answers: &[Option<Status>]) -> Error {
     let asked = question
@@ -327,6 +337,12 @@ fn timeout(question: &Question, states: &[RankState], answers: &[Option<Status>]
             format!("rank {r} has not entered this call; its last was: {last}"),
             format!("look what rank {r} does between its calls, or raise HFR_TIMEOUT"),
         )
+    } else if let Some((r, stage)) = own_device(asked.rank, answers) {
+        (
+            Some(r),
+            format!("a copy between device and host memory of rank {r} does not end ({stage})"),
+            format!("look at rank {r}'s device (nvidia-smi, dmesg)"),
+        )
     } else {
         let free = behind(asked.rank, answers)
             .into_iter()
@@ -341,7 +357,7 @@ fn timeout(question: &Question, states: &[RankState], answers: &[Option<Status>]
         )
     };
     let waits = own
-        .and_then(|s| s.waits.first())
+        .and_then(|s| s.waits.iter().find(|w| w.rank != asked.rank))
         .map_or(String::new(), |w| {
             format!(
                 " (rank {} waits for rank {}: {})",

@@ -10,6 +10,7 @@ use crate::{
     export::{Out, exports},
     stream::{self, Kind, StreamHandle},
 };
+use std::cell::Cell;
 
 /// `CUDA_ERROR_ILLEGAL_STATE`: begun twice, or ended without a beginning.
 const ILLEGAL_STATE: Code = Code(401);
@@ -112,7 +113,13 @@ fn status(handle: StreamHandle) -> Result<(u32, u64), Code> {
     Ok(capture.map_or((0, 0), |c| (1 + u32::from(c.invalid), c.origin)))
 }
 
+thread_local! {
+    /// How this thread's calls bear on captures of others: 0 global, 1 thread-local, 2 relaxed. Kept, and nothing more.
+    static MODE: Cell<u32> = const { Cell::new(0) };
+}
+
 exports! {
+    fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) { mode.give(MODE.replace(mode.read()?)) }
     fn cuStreamBeginCapture_v2(stream: StreamHandle, _mode: u32) { begin(stream) }
     fn cuStreamEndCapture(stream: StreamHandle, graph: Out<usize>) { end(stream, &graph) }
     fn cuStreamIsCapturing(stream: StreamHandle, out: Out<u32>) { out.give(status(stream)?.0) }

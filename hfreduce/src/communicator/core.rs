@@ -2,6 +2,7 @@
 //! spin-then-park waiting, stall checks and the timeout. It is behind one lock per communicator, held by whoever runs. Invariant:
 //! once there is a verdict the engine is never stepped again.
 
+mod device;
 mod install;
 mod ready;
 
@@ -10,7 +11,7 @@ use super::shared::Shared;
 use crate::{
     call::Call,
     config::Config,
-    device::{Context, Cuda, OnDevice, Sides},
+    device::{OnDevice, Sides},
     dtype::DType,
     engine::{Blocks, Engine, Fault, Job, JobId},
     error::{Error, Kind},
@@ -119,8 +120,6 @@ const STREAM_FROM: usize = 8 << 20;
 const FIRST_CHECK: Duration = Duration::from_millis(100);
 /// What no doorbell tells (the end of a copy, a stream that comes to a gate) is looked for this often.
 const LOOK: Duration = Duration::from_micros(50);
-/// Copies under way end by themselves, within this time.
-const QUIET: Duration = Duration::from_secs(1);
 const LAST_CHECK: Duration = Duration::from_secs(2);
 /// A verdict is due within this time after a report; control itself answers within one second.
 const VERDICT: Duration = Duration::from_millis(2500);
@@ -268,25 +267,6 @@ impl Core {
         Ok(unsafe { self.engine.submit(run, job) })
     }
 
-    /// The device copies from and to all slots that are in use.
-    fn attach(&mut self, context: Context) -> Result<(), Error> {
-        if self.engine.attached().is_none() {
-            let device = Cuda::new(context, self.segment.clone())?;
-            self.engine.attach(Box::new(device));
-        }
-        let bytes = self.used.0[self.node];
-        let at = self.segment.at(self.arena.slots, bytes);
-        let device = self.engine.attached();
-        device.map_or(Ok(()), |device| device.cover(at, bytes))
-    }
-
-    /// After a failure: no copy is under way any more when this returns, unless the device does not answer.
-    pub fn quiesce(&mut self) {
-        if let Some(device) = self.engine.attached() {
-            device.drain(QUIET);
-        }
-    }
-
     /// Whether the call is done on this rank.
     pub fn finished(&self, running: &Running) -> bool {
         self.engine.finished(running.job)
@@ -426,7 +406,8 @@ impl Core {
         ));
         error.operation = self.engine.current().map(|c| c.to_string());
         let waits = self.engine.blocked(self.rank as u32);
-        error.peer = waits.first().map(|w| w.rank as usize);
+        let others = waits.iter().map(|w| w.rank as usize);
+        error.peer = others.clone().find(|r| *r != self.rank);
         error.chunk = waits.first().map(|w| w.chunk);
         error
     }

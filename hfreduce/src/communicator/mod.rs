@@ -38,6 +38,7 @@ use crate::{
     config::Config,
     device::{Context, OnDevice},
     dtype::{DType, Element},
+    engine::Stages,
     error::{Error, Kind},
     plan::Shape,
 };
@@ -237,6 +238,16 @@ impl Communicator {
             .map_err(|e| e.at(self.rank(), self.node))
     }
 
+    /// Starts measuring what this rank's stages cost, from nothing; or ends it. For benchmarks: it costs two looks at the clock per stage.
+    pub fn measure(&self, on: bool) {
+        self.lock().measure(on);
+    }
+
+    /// What this rank's stages have cost since [`Communicator::measure`]; waits for calls that are running.
+    pub fn stages(&self) -> Option<Stages> {
+        self.lock().stages()
+    }
+
     /// What ended the group, if something did: every call fails with it from then on.
     pub fn failure(&self) -> Option<Error> {
         self.shared.verdict()
@@ -289,6 +300,7 @@ impl Drop for Communicator {
             self.queue.drained(FAREWELL);
         }
         self.queue.close();
+        self.queue.gone(FAREWELL);
         if let Some(group) = &self.group {
             if !self.shared.poisoned() && self.wire == "tcp" {
                 self.farewell(group);

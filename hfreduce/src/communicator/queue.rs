@@ -15,6 +15,7 @@ use crate::{
 use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, PoisonError},
+    thread::ThreadId,
     time::Duration,
 };
 
@@ -46,6 +47,8 @@ struct State {
     open: usize,
     started: bool,
     closed: bool,
+    /// The worker, while it lives.
+    worker: Option<ThreadId>,
 }
 
 impl Queue {
@@ -65,6 +68,16 @@ impl Queue {
             state.closed = true;
         }
         self.changed.notify_all();
+    }
+
+    /// Waits for at most `limit` until the worker is gone, and with it what it held; not on the worker itself, which would be in a callback.
+    pub fn gone(&self, limit: Duration) {
+        let Ok(state) = self.state.lock() else {
+            return;
+        };
+        let own = std::thread::current().id();
+        let lives = |state: &mut State| state.worker.is_some_and(|worker| worker != own);
+        drop(self.idle.wait_timeout_while(state, limit, lives));
     }
 
     /// Waits until no call is open, for at most `limit`; whether none is.
@@ -130,6 +143,20 @@ impl Drop for Closes<'_> {
         drop(state);
         self.0.idle.notify_all();
         drop(orders);
+    }
+}
+
+/// The worker has let go of everything, however it ends.
+struct Leaves<'a>(&'a Queue);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .worker = None;
+        self.0.idle.notify_all();
     }
 }
 
@@ -269,13 +296,20 @@ impl Communicator {
             let (core, queue) = (self.core.clone(), self.queue.clone());
             let spawned = std::thread::Builder::new()
                 .name("hfr-worker".into())
-                .spawn(move || work(&core, &queue));
-            if let Err(why) = spawned {
-                return Pending::ended(Err(Error::new(
-                    Kind::Start,
-                    format!("no thread for overlapping calls: {why}"),
-                    "raise the limit on threads",
-                )));
+                .spawn(move || {
+                    let _leaves = Leaves(&queue);
+                    work(&core, &queue);
+                    drop(core);
+                });
+            match spawned {
+                Ok(thread) => state.worker = Some(thread.thread().id()),
+                Err(why) => {
+                    return Pending::ended(Err(Error::new(
+                        Kind::Start,
+                        format!("no thread for overlapping calls: {why}"),
+                        "raise the limit on threads",
+                    )));
+                }
             }
             state.started = true;
         }

@@ -180,8 +180,8 @@ impl Device for Cuda {
         }
         let _entered = self.context.enter()?;
         let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
-        // SAFETY: memory of `keep`, which stays until it is uncovered.
         check(
+            // SAFETY: memory of `keep`, which stays until it is uncovered.
             unsafe { sys::cuMemHostRegister_v2(from as *mut _, end - from, flags) },
             &format!("pinning {} bytes of the node's segment", end - from),
         )?;

@@ -132,8 +132,8 @@ impl Context {
     /// The one that is current on this thread, if one is.
     pub(super) fn current() -> Result<Option<Context>, Error> {
         let mut raw = ptr::null_mut();
-        // SAFETY: the driver is there.
         check(
+            // SAFETY: the driver is there.
             unsafe { sys::cuCtxGetCurrent(&raw mut raw) },
             "asking for the current context",
         )?;
@@ -148,8 +148,8 @@ impl Context {
         let mut context = Context { raw, device: -1 };
         let _entered = context.enter()?;
         let mut device = -1;
-        // SAFETY: the context is current.
         check(
+            // SAFETY: the context is current.
             unsafe { sys::cuCtxGetDevice(&raw mut device) },
             "asking for a context's device",
         )?;
@@ -172,8 +172,8 @@ impl Context {
             ));
         }
         let mut raw = ptr::null_mut();
-        // SAFETY: the driver is there; the context is active, so this counts one more user, until the process ends.
         check(
+            // SAFETY: the driver is there; the context is active, so this counts one more user, until the process ends.
             unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut raw, device) },
             "joining a device's primary context",
         )?;
@@ -185,16 +185,16 @@ impl Context {
     /// Makes it current on this thread until the result is dropped.
     pub(super) fn enter(self) -> Result<Entered, Error> {
         let mut current = ptr::null_mut();
-        // SAFETY: the driver is there.
         check(
+            // SAFETY: the driver is there.
             unsafe { sys::cuCtxGetCurrent(&raw mut current) },
             "asking for the current context",
         )?;
         if current == self.raw {
             return Ok(Entered { pushed: false });
         }
-        // SAFETY: the context was the user's or a primary one, which live as long as their buffers.
         check(
+            // SAFETY: the context was the user's or a primary one, which live as long as their buffers.
             unsafe { sys::cuCtxPushCurrent_v2(self.raw) },
             "entering a context",
         )?;
@@ -209,14 +209,14 @@ impl Context {
         if ADOPTED.get() == self.raw {
             return Ok(());
         }
-        // SAFETY: as in `enter`.
         check(
+            // SAFETY: as in `enter`.
             unsafe { sys::cuCtxSetCurrent(self.raw) },
             "entering a context",
         )?;
         let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: concerns this thread alone.
         check(
+            // SAFETY: concerns this thread alone.
             unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) },
             "setting a thread's capture mode",
         )?;
@@ -227,8 +227,8 @@ impl Context {
     /// What the device says of itself.
     pub(super) fn attribute(self, attribute: sys::CUdevice_attribute) -> Result<i32, Error> {
         let mut value = 0;
-        // SAFETY: the driver is there, and writes a number.
         check(
+            // SAFETY: the driver is there, and writes a number.
             unsafe { sys::cuDeviceGetAttribute(&raw mut value, attribute, self.device) },
             "asking for a device's attribute",
         )?;

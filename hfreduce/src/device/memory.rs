@@ -91,8 +91,8 @@ pub fn allocate(bytes: usize) -> Result<*mut u8, Error> {
         ));
     }
     let mut at = 0;
-    // SAFETY: a context is current; the driver writes an address.
     check(
+        // SAFETY: a context is current; the driver writes an address.
         unsafe { sys::cuMemAlloc_v2(&raw mut at, bytes.max(1)) },
         "allocating device memory",
     )?;
@@ -115,8 +115,8 @@ pub unsafe fn free(at: *mut u8) -> Result<(), Error> {
         ));
     };
     let _entered = context.enter()?;
-    // SAFETY: the caller's promise.
     check(
+        // SAFETY: the caller's promise.
         unsafe { sys::cuMemFree_v2(at as sys::CUdeviceptr) },
         "freeing device memory",
     )

@@ -69,8 +69,8 @@ impl Gate {
         stream.refuse_capture()?;
         let event = event()?;
         let gate = Gate { event, context };
-        // SAFETY: both are of the current context, or the driver says so.
         check(
+            // SAFETY: both are of the current context, or the driver says so.
             unsafe { sys::cuEventRecord(event, stream.0) },
             "marking a place on the caller's stream",
         )?;
@@ -100,8 +100,8 @@ impl Drop for Gate {
 pub(super) fn event() -> Result<sys::CUevent, Error> {
     let mut event = ptr::null_mut();
     let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-    // SAFETY: a context is current; the driver writes a handle.
     check(
+        // SAFETY: a context is current; the driver writes a handle.
         unsafe { sys::cuEventCreate(&raw mut event, flags) },
         "making an event",
     )?;
@@ -152,14 +152,14 @@ impl Word {
         }
         .map_err(|e| Error::new(Kind::Memory, format!("no page for marks: {e}"), ""))?;
         let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
-        // SAFETY: the page is ours and is never unmapped.
         check(
+            // SAFETY: the page is ours and is never unmapped.
             unsafe { sys::cuMemHostRegister_v2(page, PAGE, flags) },
             "pinning a page",
         )?;
         let mut device = 0;
-        // SAFETY: the page has just been registered.
         check(
+            // SAFETY: the page has just been registered.
             unsafe { sys::cuMemHostGetDevicePointer_v2(&raw mut device, page, 0) },
             "asking for a page's device address",
         )?;
@@ -199,31 +199,33 @@ impl Mark {
         self.word.as_ref().expect("given back on drop only")
     }
 
-    /// What `stream` is given from now on waits until the mark is released.
+    /// What `stream` is given from now on waits until the mark is released. Where the device's streams cannot, the host does.
     pub fn block(&self, stream: Stream) -> Result<(), Error> {
         let _entered = self.context.enter()?;
         stream.refuse_capture()?;
-        if self.word().host.load(Ordering::Acquire) >= self.value {
+        if self.is_released() {
             return Ok(());
         }
         if self.by_itself {
             let when = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
-            // SAFETY: the word is pinned, and stays so.
             return check(
+                // SAFETY: the word is pinned, and stays so.
                 unsafe {
                     sys::cuStreamWaitValue64_v2(stream.0, self.word().device, self.value, when)
                 },
                 "having the stream wait for the result",
             );
         }
-        let wait = Box::into_raw(Box::new((self.word().host, self.value)));
-        // SAFETY: `sleep` takes the box, once.
-        let launched = unsafe { sys::cuLaunchHostFunc(stream.0, Some(sleep), wait.cast()) };
-        if launched != sys::CUresult::CUDA_SUCCESS {
-            // SAFETY: nobody else has it.
-            drop(unsafe { Box::from_raw(wait) });
+        // A host function that waits could stand in front of the very work it waits for: the driver runs them one after the other. So the
+        // host waits, which is slow and cannot go wrong.
+        while !self.is_released() {
+            std::thread::sleep(Duration::from_micros(50));
         }
-        check(launched, "having the stream wait for the result")
+        Ok(())
+    }
+
+    fn is_released(&self) -> bool {
+        self.word().host.load(Ordering::Acquire) >= self.value
     }
 
     /// Streams go on.
@@ -238,14 +240,5 @@ impl Drop for Mark {
         if let (Some(word), Ok(mut words)) = (self.word.take(), WORDS.lock()) {
             words.push_back(word);
         }
-    }
-}
-
-/// Waits on a thread of the driver's, where streams cannot wait for a word by themselves. Calls nothing of the driver.
-unsafe extern "C" fn sleep(wait: *mut c_void) {
-    // SAFETY: made by `block`, for this call alone.
-    let wait = unsafe { Box::from_raw(wait.cast::<(&'static AtomicU64, u64)>()) };
-    while wait.0.load(Ordering::Acquire) < wait.1 {
-        std::thread::sleep(Duration::from_micros(20));
     }
 }

@@ -12,14 +12,14 @@ pub struct Blocked {
     pub stage: usize,
     /// Chunk of the call.
     pub chunk: u64,
-    /// The rank it waits for.
+    /// The rank it waits for; the own one, where a copy between device and host memory is under way.
     pub rank: u32,
     /// The call it is part of.
     pub call: Call,
 }
 
 impl Engine {
-    /// Which steps wait for which other ranks, for reports. Steps that wait for this rank's own are left out.
+    /// Which steps wait for which ranks, for reports. Of those that wait for this rank's own, only copies of its device are told.
     pub fn blocked(&self, rank: u32) -> Vec<Blocked> {
         let mut found: Vec<Blocked> = Vec::new();
         for &run in &self.active {
@@ -35,7 +35,7 @@ impl Engine {
                     continue;
                 };
                 let mut waits_for = |other: u32| {
-                    if other != rank && !found.iter().any(|b| b.rank == other) {
+                    if (other != rank || sending) && !found.iter().any(|b| b.rank == other) {
                         found.push(Blocked {
                             run,
                             stage: step.stage,
@@ -46,8 +46,11 @@ impl Engine {
                     }
                 };
                 if sending {
-                    if let Op::Put { peer, .. } | Op::SignalAway { peer, .. } = step.op {
-                        waits_for(peer as u32);
+                    match step.op {
+                        Op::Put { peer, .. } | Op::SignalAway { peer, .. } => {
+                            waits_for(peer as u32);
+                        }
+                        _ => waits_for(rank),
                     }
                     continue;
                 }

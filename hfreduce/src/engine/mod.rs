@@ -7,10 +7,14 @@ mod act;
 mod blocked;
 mod compile;
 mod job;
+mod meter;
 
 pub use blocked::Blocked;
 pub use compile::{Author, Gate, Op, Place, Program, Raise, Step, Target, Term, compile};
 pub use job::{Block, Blocks, Job, JobId};
+pub use meter::{Stage, Stages};
+
+use meter::Meter;
 
 use crate::{call::Call, device::Device, error::Error, layout::HEADER};
 use hfr_transport::{
@@ -86,6 +90,7 @@ pub struct Engine {
     terms: Vec<*const u8>,
     targets: Vec<*mut u8>,
     budget: usize,
+    meter: Option<Box<Meter>>,
 }
 
 // SAFETY: the raw pointers in `terms` and `targets` are scratch space that is empty between steps.
@@ -123,6 +128,7 @@ impl Engine {
             terms: Vec::with_capacity(64),
             targets: Vec::with_capacity(64),
             budget: usize::MAX,
+            meter: None,
         }
     }
 
@@ -308,6 +314,9 @@ impl Engine {
             return Ok(false);
         }
         r.begun[i] += 1;
+        if let Some(meter) = &mut self.meter {
+            meter.begin_step(&r.steps[i].op, &job, chunk - base);
+        }
         if copied {
             self.act_on_device(run, i, &job, chunk - base, slot)?;
         } else if sent {
@@ -372,6 +381,9 @@ impl Engine {
         let r = &mut self.runs[run];
         let chunk = r.done[i];
         r.done[i] += 1;
+        if let Some(meter) = &mut self.meter {
+            meter.end_step(&r.steps[i].op);
+        }
         if let Some(raise) = &r.steps[i].raise {
             self.board.store(raise.counter, chunk + 1);
             for &local in &raise.ring {

@@ -10,7 +10,8 @@ const SOON: Duration = Duration::from_secs(30);
 fn a_killed_rank_releases_the_streams_of_the_others() {
     for (nodes, wire) in [(&[4][..], "auto"), (&[2, 2], "tcp")] {
         for dead in [0, 3] {
-            let mut job = Stage::new(nodes, wire).start(&["loop:200000"]);
+            let stage = Stage::new(nodes, wire);
+            let mut job = stage.start(&["loop:200000"]);
             job.hears(&[0, 1, 2, 3], "looping");
             job.kill(dead);
             let others: Vec<usize> = (0..4).filter(|r| *r != dead).collect();

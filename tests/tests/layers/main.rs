@@ -159,6 +159,7 @@ fn sources() -> Vec<Source> {
         "examples",
         "hfreduce",
         "python",
+        "standin",
         "tests",
         "tools",
         "topology",
