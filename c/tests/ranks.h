@@ -6,7 +6,10 @@
 #ifndef RANKS_H_
 #define RANKS_H_
 
+/* Who has other names for the interface has included it, and said what ours are there. */
+#ifndef RANKS_NAMES
 #include <hfreduce.h>
+#endif
 
 #include <signal.h>
 #include <stdint.h>
