@@ -184,7 +184,10 @@ mod tests {
         let mut given = UNSET;
         (given.size, given.node, given.gpu) = (FIRST, c"left".as_ptr(), 77);
         let settings = read(&given).expect("good");
-        assert_eq!((settings.node.as_deref(), settings.gpu), (Some("left"), None));
+        assert_eq!(
+            (settings.node.as_deref(), settings.gpu),
+            (Some("left"), None)
+        );
     }
 
     #[test]

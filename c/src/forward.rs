@@ -1,6 +1,7 @@
 //! What a C interface of other names needs of this one beside the exported functions: `libhfr_nccl` stands on it. Knows none of those names. Invariant:
 //! a failure that is told here is kept as every other is, with the communicator and with the thread.
 
+pub use crate::{collective::*, config::UNSET};
 pub use crate::{
     comm::Handle,
     config::{Given, MAGIC},
@@ -13,7 +14,6 @@ pub use crate::{
     stream::Stream,
     value::{Code, Id},
 };
-pub use crate::{collective::*, config::UNSET};
 
 use crate::{
     comm::{self, COMMS},

@@ -9,13 +9,7 @@ use crate::{
     value::Code,
 };
 use hfr::{Block, Communicator, DType, Enqueued, Error, Pending, RawCall, device};
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    ptr::null,
-    sync::Arc,
-    thread::JoinHandle,
-};
+use std::{cell::RefCell, collections::BTreeMap, ptr::null, sync::Arc, thread::JoinHandle};
 
 /// A call whose arguments are good.
 pub enum Call {

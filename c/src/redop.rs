@@ -5,7 +5,7 @@ use crate::{
     comm::{Comm, Handle, lock, on},
     fail::{Fail, Outcome, put},
     stream::Stream,
-    value::{self, Code, FIRST_BITWISE, ON_DEVICE, HOST_IMMEDIATE, OPS},
+    value::{self, Code, FIRST_BITWISE, HOST_IMMEDIATE, ON_DEVICE, OPS},
 };
 use half::{bf16, f16};
 use hfr::{

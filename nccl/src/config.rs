@@ -44,7 +44,8 @@ pub unsafe fn settings_of_split(at: *const Config) -> Result<Given, (Code, Strin
     // SAFETY: every version begins with size and magic.
     let (size, magic) = unsafe { ((*at).size, (*at).magic) };
     if magic != MAGIC || size < HEAD {
-        let text = "the config was not set up; begin with ncclConfig_t config = NCCL_CONFIG_INITIALIZER";
+        let text =
+            "the config was not set up; begin with ncclConfig_t config = NCCL_CONFIG_INITIALIZER";
         return Err((Code::InvalidArgument, text.to_owned()));
     }
     // SAFETY: within the size.

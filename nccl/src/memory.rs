@@ -112,7 +112,9 @@ pub unsafe extern "C" fn ncclWinGetUserPtr(
 ) -> Code {
     run_on("ncclWinGetUserPtr", comm, || {
         let all = windows();
-        let at = all.as_ref().and_then(|all| all.get(&(comm.addr(), win.addr())));
+        let at = all
+            .as_ref()
+            .and_then(|all| all.get(&(comm.addr(), win.addr())));
         let (Some(at), false) = (at, outUserPtr.is_null()) else {
             let text = format!(
                 "the window {win:p} for {outUserPtr:p}; pass one that ncclCommWindowRegister gave, and where the result goes"
