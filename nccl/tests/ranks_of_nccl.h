@@ -7,6 +7,12 @@
 
 #ifdef REAL_NCCL
 #include <nccl.h>
+#if NCCL_VERSION_CODE < NCCL_VERSION(2, 28, 0)
+/* These came with 2.28. */
+ncclResult_t ncclAlltoAll(const void* from, void* to, size_t count, ncclDataType_t type, ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclGather(const void* from, void* to, size_t count, ncclDataType_t type, int root, ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclScatter(const void* from, void* to, size_t count, ncclDataType_t type, int root, ncclComm_t comm, cudaStream_t stream);
+#endif
 #else
 #include "shape.h"
 #endif

@@ -110,30 +110,17 @@ pub fn torches() -> Vec<PathBuf> {
 pub enum Header {
     /// `shape.h`.
     Own,
-    /// The folders of `nccl.h` and of the CUDA headers that it includes.
-    Real(Vec<PathBuf>),
+    /// The folder of NCCL's own `nccl.h`.
+    Real(PathBuf),
 }
 
-/// NCCL's own headers on this machine.
+/// NCCL's own headers on this machine: torch brings them.
 pub fn real_headers() -> Vec<Header> {
-    let mut found = Vec::new();
-    for packages in torches() {
-        let nvidia = packages.join("nvidia");
-        let folders =
-            ["nccl", "cuda_runtime", "cu13"].map(|name| nvidia.join(name).join("include"));
-        let there: Vec<PathBuf> = folders.into_iter().filter(|at| at.is_dir()).collect();
-        let has = |name: &str| there.iter().any(|at| at.join(name).is_file());
-        // The headers of CUDA 13 are in more than one package, of which torch brings not all.
-        if has("nccl.h") && has("cuda_runtime.h") && has("crt/host_defines.h") {
-            found.push(Header::Real(there));
-        } else {
-            eprintln!(
-                "skipped: {} has not all of CUDA's headers",
-                nvidia.display()
-            );
-        }
-    }
-    found
+    let folders = torches()
+        .into_iter()
+        .map(|at| at.join("nvidia/nccl/include"));
+    let there = folders.filter(|at| at.join("nccl.h").is_file());
+    there.map(Header::Real).collect()
 }
 
 /// A file name that no other test of this run uses.
@@ -188,11 +175,10 @@ impl Program {
             "-O1",
             "-pthread",
         ]);
-        if let Header::Real(folders) = header {
-            compiler.arg("-DREAL_NCCL");
-            for folder in folders {
-                compiler.arg("-isystem").arg(folder);
-            }
+        if let Header::Real(folder) = header {
+            let cuda = here().join("tests/without_cuda");
+            compiler.arg("-DREAL_NCCL").arg("-isystem").arg(folder);
+            compiler.arg("-I").arg(cuda);
         }
         let done = compiler
             .arg("-I")
