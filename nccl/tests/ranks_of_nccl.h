@@ -27,7 +27,7 @@ ncclResult_t ncclScatter(const void* from, void* to, size_t count, ncclDataType_
 #define hfrGetErrorString ncclGetErrorString
 #define hfrGetLastError ncclGetLastError
 #define hfrGetUniqueId ncclGetUniqueId
-#define hfrCommInitRank join
+#define RANKS_JOIN join
 #define hfrCommDestroy ncclCommDestroy
 #define hfrCommGetAsyncError ncclCommGetAsyncError
 
