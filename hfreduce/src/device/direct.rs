@@ -74,11 +74,9 @@ pub unsafe fn copy(
 pub unsafe fn read(from: *const u8, into: &mut [u8], stream: Stream) -> Result<(), Error> {
     let _entered = enter(&[from])?;
     stream.refuse_capture()?;
+    let what = "waiting for the work in front of a number's reading";
     // SAFETY: a stream of the caller's.
-    check(
-        unsafe { sys::cuStreamSynchronize(stream.raw()) },
-        "waiting for the work in front of a number's reading",
-    )?;
+    check(unsafe { sys::cuStreamSynchronize(stream.raw()) }, what)?;
     // SAFETY: the caller's promise, and `into` is ours to write.
     check(
         unsafe {
