@@ -53,6 +53,7 @@ fn stages(criterion: &mut Criterion) {
             input: std::ptr::null(),
             output: std::ptr::null_mut(),
             blocks: None,
+            sides: Default::default(),
             extent: Extent::new(checked.plan(), 0, 1, 64),
             size: DType::U8.size(),
             kernel: None,

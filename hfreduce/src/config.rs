@@ -109,6 +109,11 @@ impl Config {
         }
     }
 
+    /// Whether this rank has buffers on a GPU, as far as it knows.
+    pub(crate) fn on_gpus(&self) -> bool {
+        self.gpu.unwrap_or_else(crate::device::in_use)
+    }
+
     /// The settings that the environment gives: torchrun, MPI launchers, Slurm, or the `HFR_` variables.
     ///
     /// # Errors

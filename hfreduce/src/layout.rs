@@ -2,7 +2,7 @@
 //! is. It knows no rank's pointers and no data type but its size. Invariants: slots of different cells never overlap; the pieces
 //! of all chunks of a buffer cover each element exactly once; a piece never exceeds its slot.
 
-use crate::plan::{CellId, Piece, Plan};
+use crate::plan::{Act, CellId, Piece, Plan};
 
 /// Bytes of the header in front of the data of every slot: one cache line.
 pub const HEADER: usize = 64;
@@ -18,6 +18,8 @@ pub struct Layout {
     data: Vec<u32>,
     counters: Vec<usize>,
     bytes: Vec<usize>,
+    /// By node: bytes of the cells that ranks take their input into, which come first.
+    landing: Vec<usize>,
 }
 
 impl Layout {
@@ -29,18 +31,37 @@ impl Layout {
         let slot_bytes = HEADER + piece.next_multiple_of(HEADER) + HEADER;
         let mut counters = vec![0; nodes];
         let mut filled = vec![0; nodes];
-        let (mut counter, mut data) = (Vec::new(), Vec::new());
+        let mut counter = Vec::new();
         for cell in &plan.cells {
             let node = cell.node as usize;
             counter.push(counters[node] as u32);
             counters[node] += 1;
-            data.push(filled[node] as u32);
-            filled[node] += usize::from(cell.bytes);
         }
-        let bytes = filled
+        let mut lands = vec![false; plan.cells.len()];
+        let takes = plan
+            .stages
             .iter()
-            .map(|n| n * slots as usize * slot_bytes)
-            .collect();
+            .filter(|s| matches!(s.act, Act::Take { .. }));
+        for cell in takes.filter_map(|stage| stage.to) {
+            lands[cell.index()] = true;
+        }
+        let mut data = vec![0; plan.cells.len()];
+        let mut fill = |first: bool| {
+            for (i, cell) in plan
+                .cells
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| lands[*i] == first)
+            {
+                let node = cell.node as usize;
+                data[i] = filled[node] as u32;
+                filled[node] += usize::from(cell.bytes);
+            }
+            let bytes = filled.iter().map(|n| n * slots as usize * slot_bytes);
+            bytes.collect()
+        };
+        let landing = fill(true);
+        let bytes = fill(false);
         Layout {
             slots,
             slot_bytes,
@@ -48,6 +69,7 @@ impl Layout {
             data,
             counters,
             bytes,
+            landing,
         }
     }
 
@@ -69,6 +91,11 @@ impl Layout {
     /// Bytes of slots the plan needs on `node`.
     pub fn bytes(&self, node: usize) -> usize {
         self.bytes[node]
+    }
+
+    /// Bytes of those slots that ranks take their input into; they come first.
+    pub fn landing(&self, node: usize) -> usize {
+        self.landing[node]
     }
 
     /// The cell's number among its node's counters.

@@ -43,14 +43,20 @@ pub enum Kind {
     NonBlocking,
 }
 
+/// What is known of the operation that is being carried out.
+pub struct Running {
+    pub call: &'static str,
+    pub touches: Vec<Touch>,
+    pub waits_for_the_host: bool,
+}
+
 pub struct Stream {
     pub context: ContextHandle,
     pub shared: Arc<Shared>,
     pub kind: Kind,
     pub priority: i32,
     pub queue: VecDeque<Operation>,
-    /// What the operation that is being carried out uses.
-    pub running: Option<(Vec<Touch>, bool)>,
+    pub running: Option<Running>,
     pub submitted: u64,
     pub done: u64,
     /// Its thread ends with the last operation.
@@ -163,11 +169,8 @@ impl Streams {
     pub fn user_of(&self, start: usize, len: usize) -> Option<&'static str> {
         let meets = |touches: &[Touch]| touches.iter().any(|t| t.meets(start, len));
         self.live.values().find_map(|stream| {
-            let running = stream
-                .running
-                .as_ref()
-                .filter(|(touches, _)| meets(touches))
-                .map(|_| "running operation");
+            let running = stream.running.as_ref();
+            let running = running.filter(|r| meets(&r.touches)).map(|r| r.call);
             running.or_else(|| {
                 stream
                     .queue
@@ -189,7 +192,10 @@ impl Streams {
                 }
                 seen.push(point.stream);
                 let stream = &self.live[&point.stream];
-                let running = stream.running.as_ref().is_some_and(|(_, host)| *host);
+                let running = stream
+                    .running
+                    .as_ref()
+                    .is_some_and(|r| r.waits_for_the_host);
                 running
                     || stream.queue.iter().any(|o| {
                         o.act.waits_for_the_host() || self.waits_for_the_host(&o.after, seen)

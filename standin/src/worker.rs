@@ -10,7 +10,7 @@ use crate::{
     memory,
     random::Random,
     report::Done,
-    stream::StreamHandle,
+    stream::{Running, StreamHandle},
 };
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -60,7 +60,11 @@ fn next(stream: StreamHandle) -> Option<(Operation, Arc<Shared>)> {
                     .get_mut(&stream)
                     .expect("the thread's stream");
                 let operation = own.queue.pop_front().expect("the first one");
-                own.running = Some((operation.act.touches(), operation.act.waits_for_the_host()));
+                own.running = Some(Running {
+                    call: operation.call,
+                    touches: operation.act.touches(),
+                    waits_for_the_host: operation.act.waits_for_the_host(),
+                });
                 return Some((operation, shared));
             }
             _ => state = wait(state),

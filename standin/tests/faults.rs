@@ -76,6 +76,35 @@ fn a_failed_copy_breaks_its_context_and_its_streams_drain() {
 }
 
 #[test]
+fn a_broken_context_waits_for_no_other() {
+    let name = "a_broken_context_waits_for_no_other";
+    let ended = on_standin(name, &[("STANDIN_FAIL", "copy:1")], || {
+        let context = context();
+        let (first, second) = (stream(&context), stream(&context));
+        let (there, here, gate) = (device(64), Pinned::new(64), Gate::new());
+        let (mut own, mut gated, mut event) = (null_mut(), null_mut(), null_mut());
+        cu!(cuCtxCreate_v2(&mut own, 0, 0));
+        cu!(cuStreamCreate(&mut gated, 1));
+        cu!(cuEventCreate(&mut event, 2));
+        gate.close_raw(gated);
+        cu!(cuEventRecord(event, gated));
+        cu!(cuCtxPopCurrent_v2(&mut own));
+        cu!(cuStreamWaitEvent(first.cu_stream(), event, 0));
+        let to = second.cu_stream();
+        cu!(cuMemcpyHtoDAsync_v2(there, here.at(), 64, to));
+        assert_eq!(code!(cuStreamSynchronize(first.cu_stream())), BROKEN);
+        assert!(
+            !idle(gated),
+            "the other context is whole, and its stream still held"
+        );
+        gate.open();
+        cu!(cuStreamSynchronize(gated));
+        std::process::exit(0);
+    });
+    assert_eq!(ended.well().waits, 1);
+}
+
+#[test]
 fn a_hanging_copy_never_ends_and_holds_its_stream_alone() {
     let name = "a_hanging_copy_never_ends_and_holds_its_stream_alone";
     let ended = on_standin(name, &[("STANDIN_FAIL", "hang:2")], || {

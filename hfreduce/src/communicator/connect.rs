@@ -25,7 +25,7 @@ use hfr_transport::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    net::{SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -148,7 +148,7 @@ fn alone(config: &Config) -> Result<Parts, Error> {
         vec![bell],
         None,
         arena,
-        model(cores, "none", gpu(config)),
+        Model::usual(cores, "none", config.on_gpus()),
         Waiter::new(1),
     );
     Ok(Parts {
@@ -246,7 +246,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
     let cores = (hellos[0].cores * shape.widest())
         .div_ceil(hosts.max(1))
         .max(1);
-    let core = Core::new(
+    let mut core = Core::new(
         config,
         shape.clone(),
         node,
@@ -262,9 +262,12 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         bells,
         wire,
         arena,
-        model(cores, kind, hellos.iter().any(|h| h.gpu)),
+        Model::usual(cores, kind, hellos.iter().any(|h| h.gpu)),
         Waiter::new(sharing),
     );
+    if kind == "tcp" {
+        core.near = address(config).ok().and_then(net::numa_node);
+    }
     let at = heap.0 + shape.local(rank) * heap.1;
     Ok(Parts {
         core,
@@ -287,18 +290,8 @@ fn hello(config: &Config) -> Result<Hello, Error> {
         algorithm: config.algorithm.clone(),
         slots: config.slots,
         heap: config.heap,
-        gpu: gpu(config),
+        gpu: config.on_gpus(),
     })
-}
-
-fn gpu(config: &Config) -> bool {
-    config.gpu.unwrap_or_else(crate::device::in_use)
-}
-
-/// One rank with buffers on a GPU decides for all, since all choose alike.
-fn model(cores: usize, wire: &str, gpu: bool) -> Model {
-    let model = Model::usual(cores, wire);
-    if gpu { model.on_gpus() } else { model }
 }
 
 /// Settings that must be the same everywhere.
@@ -443,9 +436,7 @@ fn wire(
             Box::new(Local::new(seat, segment.clone(), places, event).map_err(fail)?)
         }
         _ => {
-            let selector = config.interface.as_ref().map(|(s, _)| s.as_str());
-            let ip = net::choose(rendezvous(config)?, selector)
-                .map_err(|e| start(e, "set HFR_SOCKET_IFNAME").at(config.rank, node))?;
+            let ip = address(config).map_err(|e| e.at(config.rank, node))?;
             let writable = arena.slots..arena.slots + arena.bytes;
             Box::new(
                 Tcp::bind(config.rank, segment.clone(), writable, ip, hellos[0].token)
@@ -462,6 +453,13 @@ fn wire(
     Ok(Some(Box::new(
         chaos::Chaos::new(plain, script).map_err(fail)?,
     )))
+}
+
+/// This rank's own address among the nodes.
+fn address(config: &Config) -> Result<IpAddr, Error> {
+    let selector = config.interface.as_ref().map(|(s, _)| s.as_str());
+    let chosen = net::choose(rendezvous(config)?, selector);
+    chosen.map_err(|e| start(e, "set HFR_SOCKET_IFNAME"))
 }
 
 fn rendezvous(config: &Config) -> Result<SocketAddr, Error> {

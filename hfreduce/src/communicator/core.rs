@@ -103,6 +103,8 @@ pub struct Core {
     installs: u64,
     sequence: u64,
     watch: Vec<(RawFd, bool)>,
+    /// NUMA node of the network's device, where that is known.
+    pub near: Option<usize>,
     /// Whoever runs the engine also waits for a stream to come to a call.
     pub at_gate: bool,
 }
@@ -184,6 +186,7 @@ impl Core {
             sequence: 0,
             shape,
             watch: Vec::new(),
+            near: None,
             at_gate: false,
         }
     }

@@ -41,31 +41,22 @@ pub struct Model {
 impl Model {
     /// Figures of an ordinary server core with a 25 GB/s copy rate, and of TCP or of shared memory between the nodes.
     /// They only have to be right within a factor of two: they decide between plans whose times cross.
-    pub fn usual(cores: usize, wire: &str) -> Model {
+    /// In a group with buffers on GPUs a copy costs its driver call and its event, however small it is: pieces are larger there.
+    pub fn usual(cores: usize, wire: &str, gpus: bool) -> Model {
         let (send, hop, wire) = match wire {
             "tcp" => (4e-6, 25e-6, 1.0 / 3e9),
             _ => (0.2e-6, 1e-6, 1.0 / 10e9),
         };
         Model {
             cores: cores.max(1),
-            step: 60e-9,
-            hand_over: 0.3e-6,
+            step: if gpus { 2e-6 } else { 60e-9 },
+            hand_over: if gpus { 5e-6 } else { 0.3e-6 },
             wake: 4e-6,
             send,
             hop,
             byte: 1.0 / 25e9,
             wire,
-            piece: (4 << 10, 256 << 10),
-        }
-    }
-
-    /// The same for a group with buffers on GPUs: a copy costs its driver call and its event, however small it is.
-    pub fn on_gpus(self) -> Model {
-        Model {
-            step: self.step.max(2e-6),
-            hand_over: self.hand_over.max(5e-6),
-            piece: (self.piece.0, 1 << 20),
-            ..self
+            piece: (4 << 10, if gpus { 1 << 20 } else { 256 << 10 }),
         }
     }
 }

@@ -11,7 +11,7 @@ pub const MAY_USE: &[(&str, &[&str])] = &[
     ("plan", &["hfr_topology"]),
     ("layout", &["plan"]),
     ("call", &["dtype", "layout", "op", "plan"]),
-    ("config", &["error", "hfr_transport", "launch"]),
+    ("config", &["device", "error", "hfr_transport", "launch"]),
     ("stall", &["call", "error", "hfr_transport"]),
     ("device", &["error"]),
     (
@@ -127,6 +127,7 @@ pub const UNSAFE: &[&str] = &[
     "transport/src/local/mod.rs",
     "transport/src/shm/board.rs",
     "transport/src/shm/doorbell.rs",
+    "transport/src/shm/numa.rs",
     "transport/src/shm/segment.rs",
     "transport/src/sim/net.rs",
     "transport/src/sim/tests.rs",

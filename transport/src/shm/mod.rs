@@ -16,6 +16,8 @@ mod exchange;
 #[cfg(not(loom))]
 mod headroom;
 #[cfg(not(loom))]
+mod numa;
+#[cfg(not(loom))]
 mod packet;
 #[cfg(not(loom))]
 mod pass;
@@ -30,6 +32,7 @@ pub use self::{
     doorbell::{DOORBELL_BYTES, Doorbell, Waiter},
     error::Error,
     exchange::exchange,
+    numa::Placement,
     packet::Token,
     pass::{FdServer, fetch_fds, random_token, unique_address},
     segment::Segment,

@@ -4,6 +4,7 @@
 
 use super::backing::{self, Backing};
 use super::error::Error;
+use super::numa::{self, Placement};
 use rustix::fs::{self, FileType};
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -157,6 +158,26 @@ impl Segment {
                 backing::reserve(fd.as_fd(), offset as u64, bytes as u64, *backing)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Has the pages that lie wholly in `offset..offset + bytes` come from where `placement` says, in every process, if they are not there yet.
+    /// `false`: the system does not do that here, and pages lie where they are touched first.
+    ///
+    /// # Panics
+    /// When the range does not lie inside the segment.
+    pub fn place(&self, offset: usize, bytes: usize, placement: Placement) -> bool {
+        let at = self.at(offset, bytes);
+        match &self.memory {
+            // SAFETY: the range is mapped, and ours.
+            Memory::Mapped { .. } => match unsafe { numa::place(at, bytes, placement) } {
+                Ok(()) => true,
+                Err(why) => {
+                    tracing::debug!(%why, ?placement, "pages stay where they are touched first");
+                    false
+                }
+            },
+            Memory::Heap => false,
         }
     }
 

@@ -11,7 +11,11 @@ use crate::{
     plan::{Checked, Choice, Collective, Cost, Wanted, checked, choose},
     stall::{Wait, mismatch},
 };
-use hfr_transport::{PeerAddress, control::Report, shm::Board};
+use hfr_transport::{
+    PeerAddress,
+    control::Report,
+    shm::{Board, Placement},
+};
 use std::time::{Duration, Instant};
 
 /// A plan of a family, with what it was measured to need.
@@ -190,6 +194,7 @@ impl Core {
             )));
         }
         if self.shape.local(self.rank) == 0 {
+            self.place(layout, place.slots[self.node]);
             let counters = Board::bytes(layout.counters(self.node));
             let board = self.arena.board + Board::bytes(place.counters[self.node]);
             self.segment
@@ -217,6 +222,18 @@ impl Core {
             }
         }
         Ok(program)
+    }
+
+    /// What ranks bring comes from everywhere and is read once, so it is spread for bandwidth; sums and what other nodes send lie near the
+    /// network's device, which reads and writes them.
+    fn place(&self, layout: &Layout, slots: usize) {
+        let landing = layout.landing(self.node);
+        self.segment.place(slots, landing, Placement::Interleaved);
+        if let Some(node) = self.near {
+            let rest = layout.bytes(self.node) - landing;
+            self.segment
+                .place(slots + landing, rest, Placement::Near(node));
+        }
     }
 
     fn connect(&mut self, peers: &[PeerAddress]) -> Result<(), Error> {
