@@ -280,8 +280,14 @@ impl Calls {
 
     /// One less; the first failure stays to be told.
     pub fn end(&self, outcome: Outcome<()>) {
+        self.end_of(|_| {}, outcome);
+    }
+
+    /// One less, and what else that changes: nobody sees the one without the other.
+    fn end_of(&self, change: impl FnOnce(&mut Open), outcome: Outcome<()>) {
         let mut open = lock(&self.open);
         open.running -= 1;
+        change(&mut open);
         if let Err(fail) = outcome {
             open.failed.get_or_insert(fail);
         }
@@ -298,8 +304,7 @@ impl Calls {
 
     /// One less on a stream.
     pub fn end_on_stream(&self, outcome: Outcome<()>) {
-        lock(&self.open).on_streams -= 1;
-        self.end(outcome);
+        self.end_of(|open| open.on_streams -= 1, outcome);
     }
 
     /// Taking leave begins, as one more call; whether it had not begun before.
