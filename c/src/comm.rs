@@ -2,6 +2,7 @@
 //! Invariant: `calls` counts everything that may still touch a caller's buffer or the communicator itself; nothing is dropped before it is 0.
 
 use crate::{
+    calls::Calls,
     fail::{Fail, Outcome, caught, guard},
     redop::Operation,
     table::{Table, fresh},
@@ -12,7 +13,7 @@ use std::{
     collections::{HashMap, HashSet},
     ffi::{c_int, c_void},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI32, Ordering},
     },
 };
@@ -252,108 +253,6 @@ impl Comm {
         made.abort("hfrCommAbort was called");
         drop(made);
         self.leave(0)
-    }
-}
-
-/// Calls that are under way without a caller who waits, and what has come of them.
-#[derive(Default)]
-pub struct Calls {
-    open: Mutex<Open>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Open {
-    running: usize,
-    /// Those of them that streams wait for.
-    on_streams: usize,
-    leaving: bool,
-    splits: usize,
-    failed: Option<Fail>,
-}
-
-impl Calls {
-    /// One more.
-    pub fn begin(&self) {
-        lock(&self.open).running += 1;
-    }
-
-    /// One less; the first failure stays to be told.
-    pub fn end(&self, outcome: Outcome<()>) {
-        self.end_of(|_| {}, outcome);
-    }
-
-    /// One less, and what else that changes: nobody sees the one without the other.
-    fn end_of(&self, change: impl FnOnce(&mut Open), outcome: Outcome<()>) {
-        let mut open = lock(&self.open);
-        open.running -= 1;
-        change(&mut open);
-        if let Err(fail) = outcome {
-            open.failed.get_or_insert(fail);
-        }
-        drop(open);
-        self.changed.notify_all();
-    }
-
-    /// One more, on a stream.
-    pub fn begin_on_stream(&self) {
-        let mut open = lock(&self.open);
-        open.running += 1;
-        open.on_streams += 1;
-    }
-
-    /// One less on a stream.
-    pub fn end_on_stream(&self, outcome: Outcome<()>) {
-        self.end_of(|open| open.on_streams -= 1, outcome);
-    }
-
-    /// Taking leave begins, as one more call; whether it had not begun before.
-    pub fn begin_leaving(&self) -> bool {
-        let mut open = lock(&self.open);
-        let first = !std::mem::replace(&mut open.leaving, true);
-        open.running += usize::from(first);
-        first
-    }
-
-    /// A split begins: no other call until it has ended.
-    pub fn begin_split(&self) {
-        let mut open = lock(&self.open);
-        open.running += 1;
-        open.splits += 1;
-    }
-
-    /// A split has ended.
-    pub fn end_split(&self, outcome: Outcome<()>) {
-        lock(&self.open).splits -= 1;
-        self.end(outcome);
-    }
-
-    fn splits(&self) -> bool {
-        lock(&self.open).splits > 0
-    }
-
-    /// Whether any is under way that no stream waits for.
-    fn running(&self) -> bool {
-        let open = lock(&self.open);
-        open.running > open.on_streams
-    }
-
-    /// Waits until no more than `own` are under way.
-    fn idle(&self, own: usize) {
-        let open = lock(&self.open);
-        let _open = self
-            .changed
-            .wait_while(open, |open| open.running > own)
-            .unwrap_or_else(PoisonError::into_inner);
-    }
-
-    /// The first failure. One of an argument is told once: the communicator is as good as before.
-    fn failed(&self) -> Option<Fail> {
-        let mut open = lock(&self.open);
-        match &open.failed {
-            Some(fail) if fail.code != Code::InvalidArgument => Some(fail.clone()),
-            _ => open.failed.take(),
-        }
     }
 }
 
