@@ -38,6 +38,8 @@ fn main() -> ExitCode {
             "ring" => ring(&comm, number(1)),
             "reducer" => reducer(&comm),
             "refused" => refused(&comm),
+            "registered" => registered(&comm, number(1)),
+            "stuck" => stuck(&comm, number(1), number(2)),
             "loop" => endless(&comm, number(1)),
             other => panic!("no step {other}"),
         };
@@ -452,6 +454,63 @@ fn refused(comm: &Communicator) -> Result<(), Error> {
         true,
         !0,
     )
+}
+
+/// Rank 0 is on the host with registered memory, where others read and write it themselves; all others are on devices.
+fn registered(comm: &Communicator, count: usize) -> Result<(), Error> {
+    let stream = UserStream::default();
+    let content = |rank: usize, i: usize| (rank * 7 + i % 23) as f32;
+    let own: Vec<f32> = (0..count).map(|i| content(comm.rank(), i)).collect();
+    for collective in [Collective::AllReduce, Collective::Broadcast { root: 0 }] {
+        let make = |at: *mut u8| RawCall {
+            collective,
+            ..all_reduce(count, at, at)
+        };
+        let got = if comm.rank() == 0 {
+            let mut buffer = comm.alloc::<f32>(count)?;
+            buffer.copy_from_slice(&own);
+            // SAFETY: the buffer lives until the call has ended.
+            unsafe { comm.run(make(buffer.as_mut_ptr().cast())) }?;
+            buffer.to_vec()
+        } else {
+            let buffer = OnDevice::of(&bytes(&own));
+            // SAFETY: as above.
+            let call = unsafe { comm.enqueue(make(buffer.at), stream.handle()) }?;
+            call.pending().wait()?;
+            floats(&buffer.get())
+        };
+        let sum = |i: usize| (0..comm.size()).map(|r| content(r, i)).sum::<f32>();
+        let right = |i: usize| match collective {
+            Collective::AllReduce => sum(i),
+            _ => content(0, i),
+        };
+        if (0..count).any(|i| got[i] != right(i)) {
+            say(&format!(
+                "wrong: {} beside registered memory",
+                collective.name()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The stream of rank `late` comes to its second call only after `time` milliseconds: longer than the timeout.
+fn stuck(comm: &Communicator, late: usize, time: usize) -> Result<(), Error> {
+    let stream = UserStream::default();
+    let buffer = OnDevice::of(&bytes(&[1.5; 64]));
+    let mut last = Ok(());
+    for round in 0..2 {
+        if round == 1 && comm.rank() == late {
+            stream.compute(Duration::from_millis(time as u64));
+        }
+        // SAFETY: the buffer lives until the stream has come by.
+        let call = unsafe { comm.enqueue(all_reduce(64, buffer.at, buffer.at), stream.handle()) }?;
+        call.block(stream.handle())?;
+        last = call.pending().wait();
+    }
+    // Everything behind the failed call goes on.
+    stream.synchronize();
+    last
 }
 
 /// Calls until one fails; then everything that waits on the stream must go on, and every later call fails in the same words.

@@ -35,6 +35,17 @@ fn a_stopped_rank_is_a_timeout_and_releases_the_streams() {
 }
 
 #[test]
+fn a_stream_that_does_not_come_to_its_call_is_named() {
+    let stage = Stage::new(&[3], "auto").with("HFR_TIMEOUT", "1");
+    let mut job = stage.start(&["stuck:1:4000"]);
+    let error = job.fails_alike(&[0, 1, 2], SOON);
+    assert!(
+        error.starts_with("Timeout|") && error.contains("rank 1 has not entered this call"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_copy_that_fails_is_every_ranks_error() {
     let mut stage = Stage::new(&[3], "auto");
     stage.plan = stage.plan.only(2, "STANDIN_FAIL", "copy:40");

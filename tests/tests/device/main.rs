@@ -55,6 +55,10 @@ impl Stage {
             // The page of words that streams wait for stays for the life of the process.
             assert!(report.live_registrations <= 1, "{report:?}");
             assert_eq!(report.pageable, 0, "{report:?}");
+            // The test's own, which the library joins.
+            let two = ("STANDIN_DEVICES".to_owned(), "2".to_owned());
+            let own = 1 + u64::from(self.plan.variables.contains(&two));
+            assert_eq!(report.contexts_created, own, "{report:?}");
         }
         reports
     }
@@ -104,6 +108,13 @@ fn calls_on_host_and_device_share_a_pipeline() {
     for (nodes, wire) in [(&[2][..], "auto"), (&[4], "auto"), (&[2, 2], "tcp")] {
         Stage::new(nodes, wire).succeeds(&["queue:100", "queue:300000"]);
     }
+}
+
+#[test]
+fn registered_memory_of_a_rank_on_the_host() {
+    let stage = Stage::new(&[3], "auto");
+    // What lies outside of the slots is not pinned: those copies are staged by the driver, and right.
+    stage.start(&["registered:100000"]).succeeds(LONG);
 }
 
 #[test]
