@@ -158,6 +158,7 @@ fn sources() -> Vec<Source> {
         "c",
         "examples",
         "hfreduce",
+        "nccl",
         "python",
         "standin",
         "tests",
