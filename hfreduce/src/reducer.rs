@@ -200,7 +200,11 @@ impl Reducer {
         let mut names = Vec::with_capacity(self.running.len());
         for Running { name, pending, on } in self.running.drain(..) {
             first = first.and(match on {
-                Some(on) => on.block(stream).and(pending.result().unwrap_or(Ok(()))),
+                Some(on) => on
+                    .block(stream)
+                    // The tensors are in use: where the stream cannot wait for that, the host must.
+                    .or_else(|error| pending.wait().and(Err(error)))
+                    .and(pending.result().unwrap_or(Ok(()))),
                 None => pending.wait(),
             });
             names.push(name);

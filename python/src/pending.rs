@@ -76,7 +76,8 @@ impl Pending {
         if let Some(Err(error)) = self.pending.result() {
             return Err(raise_in(py, self.operation, error));
         }
-        enqueued.block(stream).map_err(|mut error| {
+        // It may have to wait on the host, for a thread that wants the interpreter.
+        py.detach(|| enqueued.block(stream)).map_err(|mut error| {
             error.rank.get_or_insert(self.group.rank);
             raise_in(py, self.operation, error)
         })

@@ -208,6 +208,8 @@ impl Channel {
             let result = match &comm {
                 Ok(comm) => self
                     .pass(comm, device.as_ref())
+                    // The other end waits for this message.
+                    .map_err(|error| comm.lock().fail(error))
                     // SAFETY: whoever started the message keeps the buffer until told.
                     .and_then(|()| unsafe { comm.run_quietly(&call, device.as_ref()) })
                     .map_err(|e| self.translate(e)),

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::{
     call::Call,
     config::Config,
-    device::{OnDevice, Sides},
+    device::{Firsts, OnDevice, Sides},
     dtype::DType,
     engine::{Blocks, Engine, Fault, Job, JobId},
     error::{Error, Kind},
@@ -105,6 +105,10 @@ pub struct Core {
     watch: Vec<(RawFd, bool)>,
     /// NUMA node of the network's device, where that is known.
     pub near: Option<usize>,
+    /// Which kinds of calls on the device have been used.
+    pub firsts: Arc<Firsts<crate::device::Kind>>,
+    /// Nothing moved when it was last looked for at length.
+    tired: bool,
     /// Whoever runs the engine also waits for a stream to come to a call.
     pub at_gate: bool,
 }
@@ -187,6 +191,8 @@ impl Core {
             shape,
             watch: Vec::new(),
             near: None,
+            firsts: Arc::default(),
+            tired: false,
             at_gate: false,
         }
     }
@@ -236,14 +242,16 @@ impl Core {
         let choice = self.choice(raw.collective, bytes)?;
         let run = self.installed(raw.collective, choice.plan, &call)?;
         let sides = device.map_or(Sides::default(), |d| d.sides);
-        if let Some(device) = device
-            && sides.any()
-        {
-            // The others go on with the call: this rank's trouble with its device is everyone's.
-            let attached = self.attach(device.context);
-            attached
-                .map_err(|e| self.here(e))
-                .map_err(|e| self.fail(e))?;
+        if let Some(device) = device {
+            if sides.any() {
+                // The others go on with the call: this rank's trouble with its device is everyone's.
+                let end = self.families[&raw.collective][choice.plan].end;
+                let attached = self.attach(device.context, end);
+                attached
+                    .map_err(|e| self.here(e))
+                    .map_err(|e| self.fail(e))?;
+            }
+            device.met();
         }
         let candidate = &self.families[&raw.collective][choice.plan];
         let job = Job {
@@ -354,12 +362,17 @@ impl Core {
                     }
                 }
         };
-        let slept = self
-            .waiter
-            .wait(&self.bell, Some(longest), &self.watch, look);
+        // The ends of copies are asked of the driver, which is no cheap look.
+        let waiter = if unheard && self.tired {
+            Waiter::with_pauses(1)
+        } else {
+            self.waiter
+        };
+        let slept = waiter.wait(&self.bell, Some(longest), &self.watch, look);
         if let Some(fault) = fault {
             return Err(self.fault(fault));
         }
+        self.tired = !matches!(slept, Ok(true));
         // Jobs are still in the engine, with pointers into buffers that the caller gets back now: the group must end here.
         slept.map_err(|e| {
             let error = self.here(Error::new(Kind::Memory, e.cause, e.remedy));

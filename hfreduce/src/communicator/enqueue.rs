@@ -4,27 +4,35 @@
 
 use super::{Communicator, channel, core::RawCall, pending::Pending};
 use crate::{
-    device::{Gate, Mark, OnDevice, Stream, locate},
+    call::Call,
+    device::{Firsts, Gate, Kind, Mark, OnDevice, Stream, locate},
     dtype::DType,
     engine::Block,
-    error::Error,
+    error::{self, Error},
     plan::Collective,
 };
-use std::{ptr, sync::Arc};
+use std::{
+    ptr,
+    sync::{Arc, Mutex},
+};
 
 /// A call that was put on a stream. Clones are the same call; dropping them cancels nothing.
 #[derive(Clone)]
 pub struct Enqueued {
     pending: Pending,
     mark: Arc<Mark>,
+    firsts: Arc<Firsts<Kind>>,
 }
 
 impl Enqueued {
-    /// What `stream` is given from now on waits until the call has ended; the host does not. May be called for several streams.
+    /// What `stream` is given from now on waits until the call has ended; the host does not, but for a call that is the first of its kind (the
+    /// collective and the power of two of its bytes): then the host waits until all ranks have come to it and it has begun. May be called for
+    /// several streams. A callback of another call must not.
     ///
     /// # Errors
     /// A stream that is recording a graph; the driver's.
     pub fn block(&self, stream: Stream) -> Result<(), Error> {
+        self.firsts.wait(|| self.mark.is_released());
         self.mark.block(stream)
     }
 
@@ -46,10 +54,10 @@ impl Communicator {
     /// As [`Communicator::start`], with work on the device in the place of threads: the buffers are left alone by what is not in front of the
     /// call on its stream, or behind a stream's [`Enqueued::block`].
     pub unsafe fn enqueue(&self, call: RawCall, stream: Stream) -> Result<Enqueued, Error> {
-        let device = self.on_stream(&call, stream)?;
+        let device = self.on_stream(&call, stream, None)?;
         let mark = device.mark.clone();
         let pending = self.order(call, Some(device));
-        Ok(Enqueued { pending, mark })
+        Ok(self.enqueued(pending, mark))
     }
 
     /// Sends `count` elements at `from` to rank `to`, behind what `stream` has been given; as [`Communicator::start_send`].
@@ -99,10 +107,36 @@ impl Communicator {
         call: RawCall,
         stream: Stream,
     ) -> Result<Enqueued, Error> {
-        let device = self.on_stream(&call, stream)?;
+        let device = self.on_stream(&call, stream, Some((other, sends)))?;
         let mark = device.mark.clone();
         let pending = self.message(other, sends, call, Some(device));
-        Ok(Enqueued { pending, mark })
+        Ok(self.enqueued(pending, mark))
+    }
+
+    fn enqueued(&self, pending: Pending, mark: Arc<Mark>) -> Enqueued {
+        Enqueued {
+            pending,
+            mark,
+            firsts: self.firsts.clone(),
+        }
+    }
+
+    /// Calls of one kind have a plan in common. Where some counts are known to other ranks alone, there is no telling.
+    fn kind(&self, call: &RawCall, ends: Option<(usize, bool)>) -> Option<Kind> {
+        if call.collective == Collective::AllToAllV {
+            return None;
+        }
+        let blocks = call
+            .blocks
+            .iter()
+            .flat_map(|b| b.input.iter().chain(&b.output));
+        let longest = blocks.map(|b| b.count).fold(call.count, usize::max);
+        let shares = call.collective.shares(self.size());
+        let shares = shares.map_or(1, |(input, output)| input.max(output));
+        let bytes = longest * call.dtype.size() * shares;
+        let root = call.collective.root().unwrap_or(u32::MAX);
+        let code = Call::code(call.collective);
+        Some((code, root, ends, bytes.next_power_of_two()))
     }
 
     /// Number of the device on which this rank's calls are, once there was one.
@@ -111,8 +145,16 @@ impl Communicator {
     }
 
     /// Finds the device of a call, and puts a gate on the stream.
-    fn on_stream(&self, call: &RawCall, stream: Stream) -> Result<OnDevice, Error> {
+    fn on_stream(
+        &self,
+        call: &RawCall,
+        stream: Stream,
+        ends: Option<(usize, bool)>,
+    ) -> Result<OnDevice, Error> {
         self.born.check()?;
+        if let Some(verdict) = self.failure() {
+            return Err(verdict);
+        }
         let named = |mut error: Error| {
             error.operation = Some(call.collective.name().to_owned());
             error.at(self.rank(), self.node())
@@ -135,9 +177,8 @@ impl Communicator {
             Collective::Reduce { .. } | Collective::Gather { .. } if !root => output.clear(),
             _ => {}
         }
-        let (sides, context) = locate(input.iter(), output.iter()).map_err(named)?;
-        let first = *self.context.get_or_init(|| context);
-        if first != context {
+        let (sides, context) = locate(input.iter(), output.iter(), stream).map_err(named)?;
+        if let Some(first) = self.context.get().filter(|first| **first != context) {
             return Err(named(self.invalid(
                 format!(
                     "the buffers are on device {}, and this communicator has worked on device {}",
@@ -146,13 +187,20 @@ impl Communicator {
                 "use one communicator for each device (split makes another)",
             )));
         }
-        let gate = Gate::record(context, stream).map_err(named)?;
-        let mark = Mark::new(context).map_err(named)?;
+        let made = Gate::record(context, stream).and_then(|gate| Ok((gate, Mark::new(context)?)));
+        let (gate, mark) = made.map_err(|error| match error.kind {
+            // The others make this call: a device that fails here is everyone's error.
+            error::Kind::Device => self.report_failure(named(error)),
+            _ => named(error),
+        })?;
+        // Only now: the call is good.
+        self.context.get_or_init(|| context);
         Ok(OnDevice {
             sides,
             context,
             gate,
             mark,
+            first: Mutex::new(self.firsts.open(self.kind(call, ends))),
         })
     }
 }

@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     config::Config,
-    device::{Context, OnDevice},
+    device::{Context, Firsts, OnDevice},
     dtype::{DType, Element},
     engine::Stages,
     error::{Error, Kind},
@@ -64,6 +64,7 @@ pub struct Communicator {
     splits: Mutex<u64>,
     /// Where the buffers on a device are, once there was one.
     context: OnceLock<Context>,
+    firsts: Arc<Firsts<crate::device::Kind>>,
     channels: Channels,
     born: Generation,
     /// How long closing waits for the others.
@@ -126,6 +127,7 @@ impl Communicator {
             wire: parts.wire,
             splits: Mutex::new(0),
             context: OnceLock::new(),
+            firsts: parts.core.firsts.clone(),
             channels: Channels::default(),
             born: Generation::default(),
             patience: FAREWELL,
@@ -261,14 +263,18 @@ impl Communicator {
         self.channels.abort(why);
         let error =
             Error::new(Kind::Aborted, format!("aborted: {why}"), "").at(self.rank(), self.node);
-        match &self.group {
-            Some(group) => {
-                let report = hfr_transport::control::Report::Failure(error.to_bytes());
-                group.control.report(report);
-                self.shared.await_verdict(error, Duration::from_secs(2));
-            }
-            None => self.shared.poison(error),
-        }
+        self.report_failure(error);
+    }
+
+    /// Ends the group with an error that was met outside of the engine; returns what everyone returns.
+    fn report_failure(&self, error: Error) -> Error {
+        let Some(group) = &self.group else {
+            self.shared.poison(error.clone());
+            return error;
+        };
+        let report = hfr_transport::control::Report::Failure(error.to_bytes());
+        group.control.report(report);
+        self.shared.await_verdict(error, Duration::from_secs(2))
     }
 
     /// The last 64 calls of this rank and whom it waits for, as text; SIGUSR1 prints the same.
@@ -295,7 +301,13 @@ impl Drop for Communicator {
         }
         self.channels.close(FAREWELL);
         // Calls that were started end first: they have the buffers.
-        if !self.queue.drained(FAREWELL) {
+        let began = Instant::now();
+        let mut drained = self.queue.drained(FAREWELL);
+        // A stream that has not come to its call yet is nobody's failure.
+        while !drained && self.queue.at_gate() && began.elapsed() < self.config.timeout {
+            drained = self.queue.drained(FAREWELL);
+        }
+        if !drained {
             self.abort("the communicator was closed while calls were running");
             self.queue.drained(FAREWELL);
         }

@@ -14,7 +14,10 @@ use crate::{
 };
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::ThreadId,
     time::Duration,
 };
@@ -28,7 +31,16 @@ struct Order {
 impl Order {
     /// Whether the call's buffers are ready.
     fn is_ready(&self) -> Result<bool, Error> {
-        self.device.as_ref().map_or(Ok(true), |d| d.gate.is_open())
+        let Some(device) = &self.device else {
+            return Ok(true);
+        };
+        device.context.adopt()?;
+        device.gate.is_open()
+    }
+
+    /// Whether the driver may be asked for what it gives only when no stream waits.
+    fn is_first(&self) -> bool {
+        self.device.as_ref().is_some_and(OnDevice::is_first)
     }
 }
 
@@ -38,6 +50,7 @@ pub struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     idle: Condvar,
+    at_gate: AtomicBool,
 }
 
 #[derive(Default)]
@@ -55,6 +68,11 @@ impl Queue {
     /// Whether calls are under way that later ones must come behind.
     pub fn busy(&self) -> bool {
         self.state.lock().is_ok_and(|s| s.open > 0)
+    }
+
+    /// Whether nothing is under way but streams that have not come to their calls.
+    pub fn at_gate(&self) -> bool {
+        self.at_gate.load(Ordering::Relaxed)
     }
 
     /// Orders wait for the worker.
@@ -169,6 +187,7 @@ fn work(core: &Mutex<Core>, queue: &Queue) {
         .clone();
     let mut waiting: VecDeque<Order> = VecDeque::new();
     let mut running: Vec<(Order, Running)> = Vec::new();
+    let mut looks = LOOKS;
     let _closes = Closes(queue);
     loop {
         let incoming = if running.is_empty() && waiting.is_empty() {
@@ -180,9 +199,10 @@ fn work(core: &Mutex<Core>, queue: &Queue) {
             queue.take()
         };
         waiting.extend(incoming);
-        if running.is_empty() && !at_hand(queue, &shared, &waiting) {
+        if running.is_empty() && !at_hand(queue, &shared, &waiting, &mut looks) {
             continue;
         }
+        looks = LOOKS;
         // Told with the lock released: a callback may take long, and other threads may want to call.
         for (order, result) in turn(core, queue, &mut waiting, &mut running) {
             queue.ended(&order, result);
@@ -190,19 +210,20 @@ fn work(core: &Mutex<Core>, queue: &Queue) {
     }
 }
 
-/// Whether the next call can be started, or ended: waits a little for its buffers.
-fn at_hand(queue: &Queue, shared: &Shared, waiting: &VecDeque<Order>) -> bool {
+/// Whether the next call can be started, or ended: waits a little for its buffers, at first by looking again and again.
+fn at_hand(queue: &Queue, shared: &Shared, waiting: &VecDeque<Order>, looks: &mut usize) -> bool {
     let Some(next) = waiting.front() else {
         return false;
     };
-    for _ in 0..LOOKS {
-        if shared.poisoned() || !matches!(next.is_ready(), Ok(false)) {
-            return true;
-        }
+    let at_hand = shared.poisoned() || !matches!(next.is_ready(), Ok(false));
+    queue.at_gate.store(!at_hand, Ordering::Relaxed);
+    if !at_hand && *looks > 0 {
+        *looks -= 1;
         std::thread::yield_now();
+    } else if !at_hand {
+        queue.pause();
     }
-    queue.pause();
-    false
+    at_hand
 }
 
 /// Starts what is ready, in order, and runs the engine until something has ended.
@@ -220,6 +241,8 @@ fn turn(
         let started = match next.is_ready() {
             // A group that has ended starts nothing, whether its buffers are ready or not.
             Ok(false) if !core.shared.poisoned() => break,
+            // Calls that are under way end first, and release the streams that wait for them.
+            Ok(true) if next.is_first() && !running.is_empty() => break,
             // SAFETY: whoever ordered keeps the buffers until told.
             Ok(_) => unsafe { start(&mut core, next) },
             Err(error) => Err(core.fail(error)),
@@ -238,7 +261,7 @@ fn turn(
     let outcome = core.run(|core| {
         running.iter().any(|(_, job)| core.finished(job))
             || queue.waiting()
-            || next.is_some_and(|order| !matches!(order.is_ready(), Ok(false)))
+            || next.is_some_and(|order| !order.is_first() && !matches!(order.is_ready(), Ok(false)))
     });
     core.at_gate = false;
     if outcome.is_err() {
@@ -262,9 +285,6 @@ fn turn(
 /// # Safety
 /// As [`Core::submit`].
 unsafe fn start(core: &mut Core, order: &Order) -> Result<Running, Error> {
-    if let Some(device) = &order.device {
-        device.context.adopt().map_err(|error| core.fail(error))?;
-    }
     // SAFETY: the caller's promise.
     unsafe { core.submit(&order.call, order.device.as_ref()) }
 }

@@ -65,11 +65,13 @@ impl Way {
         })
     }
 
+    /// `seam`: bytes in front of the end of what was pinned at once, in which one copy must stay.
     fn copy(
         &mut self,
         from: *const u8,
         to: *mut u8,
         bytes: usize,
+        seam: Option<usize>,
         ticket: u64,
     ) -> Result<(), Error> {
         if bytes == 0 {
@@ -82,7 +84,13 @@ impl Way {
         };
         // SAFETY: the caller of the trait's methods promises both sides.
         let begun = unsafe {
-            match sys::cuMemcpyAsync(to as u64, from as u64, bytes, self.stream) {
+            let (to, from, first) = (to as u64, from as u64, seam.unwrap_or(bytes));
+            let mut begun = sys::cuMemcpyAsync(to, from, first, self.stream);
+            if begun == sys::CUresult::CUDA_SUCCESS && first < bytes {
+                let (to, from) = (to + first as u64, from + first as u64);
+                begun = sys::cuMemcpyAsync(to, from, bytes - first, self.stream);
+            }
+            match begun {
                 sys::CUresult::CUDA_SUCCESS => sys::cuEventRecord(event, self.stream),
                 refused => refused,
             }
@@ -137,6 +145,25 @@ impl Cuda {
             keep,
         })
     }
+
+    /// How many bytes of a range lie in front of a seam between what was pinned at once and what came later.
+    fn seam(&self, at: *const u8, bytes: usize) -> Option<usize> {
+        let (first, end) = (at as usize, at as usize + bytes);
+        let seams = self.covered.iter().map(|(at, len)| at + len);
+        seams
+            .filter(|seam| first < *seam && *seam < end)
+            .map(|seam| seam - first)
+            .next()
+    }
+
+    fn uncover(&mut self) {
+        if let Ok(_entered) = self.context.enter() {
+            for (at, _) in self.covered.drain(..) {
+                // SAFETY: registered by `cover`, and no copy is under way.
+                unsafe { sys::cuMemHostUnregister(at as *mut _) };
+            }
+        }
+    }
 }
 
 impl Device for Cuda {
@@ -148,7 +175,8 @@ impl Device for Cuda {
         ticket: u64,
     ) -> Result<(), Error> {
         let _entered = self.context.enter()?;
-        self.into_host.copy(device, host, bytes, ticket)
+        let seam = self.seam(host, bytes);
+        self.into_host.copy(device, host, bytes, seam, ticket)
     }
 
     unsafe fn copy_out(
@@ -159,7 +187,8 @@ impl Device for Cuda {
         ticket: u64,
     ) -> Result<(), Error> {
         let _entered = self.context.enter()?;
-        self.into_device.copy(host, device, bytes, ticket)
+        let seam = self.seam(host, bytes);
+        self.into_device.copy(host, device, bytes, seam, ticket)
     }
 
     fn poll(&mut self, ended: &mut Vec<u64>) -> Result<(), Error> {
@@ -187,15 +216,6 @@ impl Device for Cuda {
         )?;
         self.covered.push((from, end - from));
         Ok(())
-    }
-
-    fn uncover(&mut self) {
-        if let Ok(_entered) = self.context.enter() {
-            for (at, _) in self.covered.drain(..) {
-                // SAFETY: registered above, and no copy is under way.
-                unsafe { sys::cuMemHostUnregister(at as *mut _) };
-            }
-        }
     }
 
     fn drain(&mut self, limit: Duration) -> bool {

@@ -9,7 +9,7 @@ use std::{
     ffi::CStr,
     ptr,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -115,6 +115,31 @@ fn is_active(device: i32) -> bool {
     asked == sys::CUresult::CUDA_SUCCESS && active != 0
 }
 
+/// Primary contexts that this process keeps, as far as nobody has reset their devices.
+fn kept() -> MutexGuard<'static, Vec<Context>> {
+    static KEPT: Mutex<Vec<Context>> = Mutex::new(Vec::new());
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.retain(|context| is_active(context.device));
+    kept
+}
+
+/// Counts one more user of a device's primary context, which is active, until the process ends.
+fn retain(device: i32) -> Result<Context, Error> {
+    let mut kept = kept();
+    if let Some(context) = kept.iter().find(|c| c.device == device) {
+        return Ok(*context);
+    }
+    let mut raw = ptr::null_mut();
+    // SAFETY: the driver is there; the context is active.
+    check(
+        unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut raw, device) },
+        "joining a device's primary context",
+    )?;
+    let context = Context { raw, device };
+    kept.push(context);
+    Ok(context)
+}
+
 /// A context of the user's, and the device it is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
@@ -143,25 +168,34 @@ impl Context {
         Context::of(raw).map(Some)
     }
 
-    /// The one with this handle.
+    /// The one with this handle. A device's primary context is kept for the life of the process; others must outlive the communicators that
+    /// work in them.
     pub(super) fn of(raw: sys::CUcontext) -> Result<Context, Error> {
+        if let Some(context) = kept().iter().find(|c| c.raw == raw) {
+            return Ok(*context);
+        }
         let mut context = Context { raw, device: -1 };
         let _entered = context.enter()?;
         let mut device = -1;
+        // SAFETY: the context is current.
         check(
-            // SAFETY: the context is current.
             unsafe { sys::cuCtxGetDevice(&raw mut device) },
             "asking for a context's device",
         )?;
         context.device = device;
+        if is_active(device) {
+            retain(device)?;
+        }
         Ok(context)
     }
 
-    /// A device's primary context, which must be active: it is joined and not made.
-    pub(super) fn primary(device: i32) -> Result<Context, Error> {
-        static KEPT: Mutex<Vec<Context>> = Mutex::new(Vec::new());
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(context) = kept.iter().find(|c| c.device == device) {
+    /// The context in which users of a device's pools meet: the current one if it is of the device, else the primary one, which must be active:
+    /// it is joined and not made.
+    pub(super) fn on(device: i32) -> Result<Context, Error> {
+        if let Some(current) = Context::current()?.filter(|c| c.device == device) {
+            return Ok(current);
+        }
+        if let Some(context) = kept().iter().find(|c| c.device == device) {
             return Ok(*context);
         }
         if !is_active(device) {
@@ -171,15 +205,7 @@ impl Context {
                 "use the device (as cudaSetDevice or a first allocation does) before the group does",
             ));
         }
-        let mut raw = ptr::null_mut();
-        check(
-            // SAFETY: the driver is there; the context is active, so this counts one more user, until the process ends.
-            unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut raw, device) },
-            "joining a device's primary context",
-        )?;
-        let context = Context { raw, device };
-        kept.push(context);
-        Ok(context)
+        retain(device)
     }
 
     /// Makes it current on this thread until the result is dropped.
@@ -191,17 +217,23 @@ impl Context {
             "asking for the current context",
         )?;
         if current == self.raw {
-            return Ok(Entered { pushed: false });
+            return Ok(Entered {
+                pushed: false,
+                mode: relax()?,
+            });
         }
         check(
             // SAFETY: the context was the user's or a primary one, which live as long as their buffers.
             unsafe { sys::cuCtxPushCurrent_v2(self.raw) },
             "entering a context",
         )?;
-        Ok(Entered { pushed: true })
+        Ok(Entered {
+            pushed: true,
+            mode: relax()?,
+        })
     }
 
-    /// Makes it this thread's own, a thread that belongs to the library. What it does there never disturbs the capture of a graph elsewhere.
+    /// Makes it this thread's own, a thread that belongs to the library.
     pub fn adopt(self) -> Result<(), Error> {
         thread_local! {
             static ADOPTED: Cell<sys::CUcontext> = const { Cell::new(ptr::null_mut()) };
@@ -209,17 +241,12 @@ impl Context {
         if ADOPTED.get() == self.raw {
             return Ok(());
         }
+        // SAFETY: as in `enter`.
         check(
-            // SAFETY: as in `enter`.
             unsafe { sys::cuCtxSetCurrent(self.raw) },
             "entering a context",
         )?;
-        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        check(
-            // SAFETY: concerns this thread alone.
-            unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) },
-            "setting a thread's capture mode",
-        )?;
+        relax()?;
         ADOPTED.set(self.raw);
         Ok(())
     }
@@ -236,13 +263,27 @@ impl Context {
     }
 }
 
-/// A context is current.
+/// From now on this thread's calls do not disturb the recording of a graph by another thread. Returns how it was before.
+fn relax() -> Result<sys::CUstreamCaptureMode, Error> {
+    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    // SAFETY: concerns this thread alone.
+    check(
+        unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) },
+        "setting a thread's capture mode",
+    )?;
+    Ok(mode)
+}
+
+/// A context is current, and the thread's calls disturb nobody's recording.
 pub(super) struct Entered {
     pushed: bool,
+    mode: sys::CUstreamCaptureMode,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
+        // SAFETY: concerns this thread alone; as it was before.
+        unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut self.mode) };
         if self.pushed {
             let mut popped = ptr::null_mut();
             // SAFETY: it was pushed on this thread, and whatever came on top of it is gone.

@@ -69,8 +69,8 @@ pub(super) fn ask(at: *const u8) -> Result<(Memory, Option<Context>), Error> {
     let context = if !raw.is_null() {
         Some(Context::of(raw)?)
     } else if memory == Memory::Device && device >= 0 {
-        // Memory of a pool or of the virtual memory calls belongs to the device, and its users meet in the primary context.
-        Some(Context::primary(device)?)
+        // Memory of a pool or of the virtual memory calls belongs to the device and to no context.
+        Some(Context::on(device)?)
     } else {
         None
     };

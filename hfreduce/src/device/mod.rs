@@ -5,6 +5,7 @@
 mod cuda;
 mod direct;
 mod driver;
+mod first;
 mod memory;
 mod stream;
 
@@ -12,12 +13,16 @@ pub use self::{
     cuda::Cuda,
     direct::{copy, current, read},
     driver::{Context, in_use, start},
+    first::{First, Firsts},
     memory::{Memory, allocate, free, memory_of},
     stream::{Gate, Mark, Stream},
 };
 
-use crate::error::{Error, Kind};
-use std::{sync::Arc, time::Duration};
+use crate::error::{self, Error};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 /// Which of a call's buffers lie in a device's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,9 +87,6 @@ pub trait Device: Send {
     /// The memory cannot be pinned.
     fn cover(&mut self, at: *mut u8, bytes: usize) -> Result<(), Error>;
 
-    /// Copies will have their host side elsewhere. Only when none is under way.
-    fn uncover(&mut self);
-
     /// Waits until no copy is under way, for at most `limit`; whether none is.
     fn drain(&mut self, limit: Duration) -> bool;
 }
@@ -99,6 +101,27 @@ pub struct OnDevice {
     pub gate: Gate,
     /// Released when this is dropped, at the latest.
     pub mark: Arc<Mark>,
+    /// Where the call is the first of its kind: open until it has all that it needs.
+    pub first: Mutex<Option<First<Kind>>>,
+}
+
+/// What calls have in common that need the same plan: the collective, the ends of a message, and the size's power of two.
+pub type Kind = (u8, u32, Option<(usize, bool)>, usize);
+
+impl OnDevice {
+    /// Whether the call is the first of its kind, and has not got what it needs.
+    pub fn is_first(&self) -> bool {
+        self.first.lock().is_ok_and(|first| first.is_some())
+    }
+
+    /// The call has all that it needs.
+    pub fn met(&self) {
+        if let Ok(mut first) = self.first.lock()
+            && let Some(first) = first.take()
+        {
+            first.met();
+        }
+    }
 }
 
 impl Drop for OnDevice {
@@ -107,13 +130,15 @@ impl Drop for OnDevice {
     }
 }
 
-/// Looks where the buffers of a call are: which sides are to be copied by a device, and by which. The buffers of a side are alike.
+/// Looks where the buffers of a call are: which sides are to be copied by a device, and by which: where no buffer says it, the stream's. The
+/// buffers of a side are alike.
 ///
 /// # Errors
 /// Ordinary host memory; no driver; buffers of two devices.
 pub fn locate<'a>(
     input: impl Iterator<Item = &'a *const u8>,
     output: impl Iterator<Item = &'a *const u8>,
+    stream: Stream,
 ) -> Result<(Sides, Context), Error> {
     start()?;
     let mut context: Option<Context> = None;
@@ -124,7 +149,7 @@ pub fn locate<'a>(
             let (memory, of) = memory::ask(at)?;
             if memory == Memory::Host {
                 return Err(Error::new(
-                    Kind::InvalidArgument,
+                    error::Kind::InvalidArgument,
                     format!(
                         "the buffer at {at:p} is ordinary host memory, and the call is on a stream"
                     ),
@@ -134,7 +159,7 @@ pub fn locate<'a>(
             match (context, of.filter(|_| memory == Memory::Device)) {
                 (Some(first), Some(other)) if first != other => {
                     return Err(Error::new(
-                        Kind::InvalidArgument,
+                        error::Kind::InvalidArgument,
                         format!(
                             "one buffer is on device {}, another on device {}",
                             first.device, other.device
@@ -154,11 +179,11 @@ pub fn locate<'a>(
     };
     let context = match context {
         Some(context) => Some(context),
-        None => Context::current()?,
+        None => stream.context()?,
     };
     let context = context.ok_or_else(|| {
         Error::new(
-            Kind::Device,
+            error::Kind::Device,
             "no device is current on this thread, and no buffer says which it is",
             "choose one first (cudaSetDevice)",
         )

@@ -35,6 +35,22 @@ impl Stream {
         self.0
     }
 
+    /// The context it is of; of a default stream, the current one.
+    pub(super) fn context(self) -> Result<Option<Context>, Error> {
+        let current = Context::current()?;
+        // 0, 1 and 2 are the default streams, of whichever context is current.
+        if self.0 as usize <= 2 {
+            return Ok(current);
+        }
+        let mut raw = ptr::null_mut();
+        // SAFETY: a stream of the user's; the driver writes a handle.
+        check(
+            unsafe { sys::cuStreamGetCtx(self.0, &raw mut raw) },
+            "asking for a stream's context",
+        )?;
+        Context::of(raw).map(Some)
+    }
+
     /// Refuses a stream that is recording a graph: what the library does on the host would not be in it.
     pub(super) fn refuse_capture(self) -> Result<(), Error> {
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
@@ -126,8 +142,8 @@ struct Word {
 /// Words that nobody uses now. What they count only grows, so an old wait is over for good.
 static WORDS: Mutex<VecDeque<Word>> = Mutex::new(VecDeque::new());
 
-/// Bytes of words made at once: a page.
-const PAGE: usize = 4096;
+/// Bytes of words made at once: more than are ever in use, since pinning may have to wait for the device.
+const PAGE: usize = 64 << 10;
 
 impl Word {
     fn take() -> Result<Word, Error> {
@@ -179,6 +195,8 @@ pub struct Mark {
     context: Context,
     /// Whether the device's streams can wait for a word by themselves.
     by_itself: bool,
+    /// A forked child shares the word, which is the parent's business.
+    process: u32,
 }
 
 impl Mark {
@@ -191,6 +209,7 @@ impl Mark {
             value: word.host.load(Ordering::Relaxed) + 1,
             word: Some(word),
             context,
+            process: std::process::id(),
             by_itself: context.attribute(able)? != 0,
         }))
     }
@@ -224,13 +243,16 @@ impl Mark {
         Ok(())
     }
 
-    fn is_released(&self) -> bool {
+    /// Whether streams go on.
+    pub fn is_released(&self) -> bool {
         self.word().host.load(Ordering::Acquire) >= self.value
     }
 
     /// Streams go on.
     pub fn release(&self) {
-        self.word().host.store(self.value, Ordering::Release);
+        if self.process == std::process::id() {
+            self.word().host.fetch_max(self.value, Ordering::Release);
+        }
     }
 }
 

@@ -94,8 +94,6 @@ impl Device for Lagging {
         Ok(())
     }
 
-    fn uncover(&mut self) {}
-
     fn drain(&mut self, _: Duration) -> bool {
         true
     }

@@ -25,7 +25,27 @@ const WORD: usize = c_long::BITS as usize;
 
 type Mask = [c_long; NODES / WORD];
 
-/// The nodes that the process may use.
+/// The nodes with CPUs: others are a GPU's own memory, or far away. All of them where the system does not tell.
+fn with_cpus() -> Mask {
+    let mut mask: Mask = [0; NODES / WORD];
+    let text = std::fs::read_to_string("/sys/devices/system/node/has_cpu").unwrap_or_default();
+    for range in text.trim().split(',').filter(|r| !r.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) else {
+            return [-1; NODES / WORD];
+        };
+        for node in first..=last.min(NODES - 1) {
+            mask[node / WORD] |= 1 << (node % WORD);
+        }
+    }
+    if mask == [0; NODES / WORD] {
+        [-1; NODES / WORD]
+    } else {
+        mask
+    }
+}
+
+/// The nodes that the process may use, among those with CPUs.
 fn allowed() -> io::Result<Mask> {
     let mut mask: Mask = [0; NODES / WORD];
     // SAFETY: the kernel writes the mask, of the size that it is told.
@@ -39,11 +59,13 @@ fn allowed() -> io::Result<Mask> {
             ALLOWED,
         )
     };
-    if asked == 0 {
-        Ok(mask)
-    } else {
-        Err(io::Error::last_os_error())
+    if asked != 0 {
+        return Err(io::Error::last_os_error());
     }
+    for (word, cpus) in mask.iter_mut().zip(with_cpus()) {
+        *word &= cpus;
+    }
+    Ok(mask)
 }
 
 /// Sets the rule for the whole pages of a mapped range.

@@ -27,22 +27,25 @@ impl Core {
         self.engine.stages()
     }
 
-    /// The device copies from and to all slots that are in use.
-    pub(super) fn attach(&mut self, context: Context) -> Result<(), Error> {
+    /// The device copies from and to the first `bytes` bytes of slots.
+    pub(super) fn attach(&mut self, context: Context, bytes: usize) -> Result<(), Error> {
         if self.engine.attached().is_none() {
             let device = Cuda::new(context, self.segment.clone())?;
             self.engine.attach(Box::new(device));
         }
-        let bytes = self.used.0[self.node];
         let at = self.segment.at(self.arena.slots, bytes);
         let device = self.engine.attached();
         device.map_or(Ok(()), |device| device.cover(at, bytes))
     }
 
-    /// After a failure: no copy is under way any more when this returns, unless the device does not answer.
+    /// After a failure: no copy is under way any more when this returns, or it has been said that the device does not answer.
     pub fn quiesce(&mut self) {
-        if let Some(device) = self.engine.attached() {
-            device.drain(QUIET);
+        let quiet = self.engine.attached().is_none_or(|d| d.drain(QUIET));
+        if !quiet {
+            eprintln!(
+                "hfreduce: rank {} (node {}): a copy between device and host memory has not ended; neither reuse nor free the buffers of calls that failed",
+                self.rank, self.node
+            );
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Candidate {
     pub window: usize,
     /// The engine's number of it, once it is installed.
     pub run: Option<usize>,
+    /// Bytes of this node's slots up to its last.
+    pub end: usize,
 }
 
 /// Plans whose slots would take more bytes of a node use smaller pieces: those in which every rank has a cell for every other grow with the
@@ -100,6 +102,7 @@ impl Core {
             cost,
             piece,
             run: None,
+            end: 0,
         }
     }
 
@@ -139,6 +142,7 @@ impl Core {
             .and_then(|f| f.get_mut(plan))
         {
             c.run = Some(run);
+            c.end = self.used.0[self.node];
         }
         Ok(run)
     }
@@ -153,10 +157,8 @@ impl Core {
     /// Makes room: forgets every plan and zeroes the counters. All ranks do it at the same call, with nothing running.
     fn evict(&mut self) -> Result<(), Error> {
         self.engine.uninstall(0, 0);
-        // What lies where will differ, and no slot may lie across the end of what was pinned at once.
-        if let Some(device) = self.engine.attached() {
-            device.uncover();
-        }
+        // What was pinned stays so; but plans are new.
+        self.firsts.forget();
         for candidate in self.families.values_mut().flatten() {
             candidate.run = None;
         }
