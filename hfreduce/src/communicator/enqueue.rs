@@ -2,7 +2,7 @@
 //! result, while the host goes on. Nothing here knows how a call is carried out. Invariant: whatever happens to a call, streams that wait
 //! for it go on, and its error comes with its end and with every later call.
 
-use super::{Communicator, channel, core::RawCall, pending::Pending};
+use super::{Communicator, channel, core::RawCall, pending::Pending, shared::Shared};
 use crate::{
     call::Call,
     device::{Firsts, Gate, Kind, Mark, OnDevice, Stream, locate},
@@ -14,6 +14,7 @@ use crate::{
 use std::{
     ptr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 /// A call that was put on a stream. Clones are the same call; dropping them cancels nothing.
@@ -22,7 +23,11 @@ pub struct Enqueued {
     pending: Pending,
     mark: Arc<Mark>,
     firsts: Arc<Firsts<Kind>>,
+    shared: Arc<Shared>,
 }
+
+/// A device that fails where a stream is to wait fails the call as well, which the group soon tells better.
+const WORD: Duration = Duration::from_millis(400);
 
 impl Enqueued {
     /// What `stream` is given from now on waits until the call has ended; the host does not, but for a call that is the first of its kind (the
@@ -33,7 +38,11 @@ impl Enqueued {
     /// A stream that is recording a graph; the driver's.
     pub fn block(&self, stream: Stream) -> Result<(), Error> {
         self.firsts.wait(|| self.mark.is_released());
-        self.mark.block(stream)
+        self.mark.block(stream).map_err(|error| {
+            let device = error.kind == error::Kind::Device;
+            let verdict = if device { self.shared.hear(WORD) } else { None };
+            verdict.unwrap_or_else(|| error.at(self.shared.rank, self.shared.node))
+        })
     }
 
     /// The call's end. When it has come, the results are in the output.
@@ -118,6 +127,7 @@ impl Communicator {
             pending,
             mark,
             firsts: self.firsts.clone(),
+            shared: self.shared.clone(),
         }
     }
 
