@@ -189,11 +189,13 @@ def unblocked() -> List[bool]:
     """The host goes on, the stream waits."""
     comm = hfreduce.init()
     lane = Lane(comm)
-    comm.barrier()
+    mine = of(comm.rank, 1000, "f4")
+    # The first call of a kind is waited for on the host.
+    first = comm.all_reduce(lane.put(mine), async_op=True, stream=lane.first)
+    assert first is not None and first.wait()
+    x = lane.put(mine)
     if comm.rank == 1:
         time.sleep(1.5)
-    mine = of(comm.rank, 1000, "f4")
-    x = lane.put(mine)
     began = time.monotonic()
     comm.all_reduce(x, stream=lane.first)
     pending = comm.all_reduce(x, async_op=True, stream=lane.first)
