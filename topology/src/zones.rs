@@ -37,6 +37,24 @@ pub fn zoned_double_tree(zone_sizes: &[usize]) -> [Tree; 2] {
     })
 }
 
+/// The double tree over nodes whose zones are `zone[node]`, in whatever order: [`zoned_double_tree`] over the zones as they first occur, with
+/// its labels given to their nodes. Where all nodes are of one zone it is plainly [`double_tree`].
+///
+/// # Panics
+/// When there is no node.
+pub fn double_tree_of_zones(zone: &[usize]) -> [Tree; 2] {
+    let mut zones: Vec<(usize, Vec<usize>)> = Vec::new();
+    for (node, &zone) in zone.iter().enumerate() {
+        match zones.iter_mut().find(|(z, _)| *z == zone) {
+            Some((_, nodes)) => nodes.push(node),
+            None => zones.push((zone, vec![node])),
+        }
+    }
+    let sizes: Vec<usize> = zones.iter().map(|(_, nodes)| nodes.len()).collect();
+    let names: Vec<usize> = zones.into_iter().flat_map(|(_, nodes)| nodes).collect();
+    zoned_double_tree(&sizes).map(|tree| tree.relabel(&names))
+}
+
 /// One tree out of one per zone: the root of zone z hangs under the root of the zone above z in `over_zones`.
 fn join(over_zones: &Tree, zones: &[&Tree]) -> Tree {
     let mut first_label = Vec::with_capacity(zones.len());
