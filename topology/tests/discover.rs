@@ -13,7 +13,14 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Folder {
-        let at = std::env::temp_dir().join(format!("hfr-sysfs-{name}-{}", std::process::id()));
+        // Thousands of small files: in memory where that can be had.
+        let memory = PathBuf::from("/dev/shm");
+        let folder = if memory.is_dir() {
+            memory
+        } else {
+            std::env::temp_dir()
+        };
+        let at = folder.join(format!("hfr-sysfs-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&at);
         fs::create_dir_all(&at).expect("a folder");
         Folder(at)

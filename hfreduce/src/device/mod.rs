@@ -9,7 +9,7 @@ mod stream;
 
 pub use self::{
     cuda::Cuda,
-    driver::{Context, in_use, start},
+    driver::{Context, current_address, in_use, start},
     memory::{Memory, allocate, free, memory_of},
     stream::{Gate, Mark, Stream},
 };
