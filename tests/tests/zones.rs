@@ -91,7 +91,7 @@ fn each_tree_crosses_once_up_and_once_down() {
         // One pair of nodes per tree and boundary, both ways.
         let pairs = crossings.len();
         assert!(
-            pairs <= 4 * (shape.zones() - 1) && pairs % 2 == 0,
+            pairs <= 4 * (shape.zones() - 1) && pairs.is_multiple_of(2),
             "{shape}: {crossings:?}"
         );
         for collective in [

@@ -74,7 +74,12 @@ pub fn place(machine: &Machine, ranks: &[Wish], ports: &[usize]) -> Placement {
             _ => machine.between(numa[rank], machine.numa_of_port(ports[rail])),
         }
     };
-    let rails = rails(ranks.len(), ports.len(), &way);
+    // Between memory nodes those of one socket are nearer.
+    let far = |rank: usize, rail: usize| {
+        let port = machine.numa_of_port(ports[rail]);
+        (way(rank, rail), machine.distance(numa[rank], port))
+    };
+    let rails = rails(ranks.len(), ports.len(), &far);
     let places = ranks.iter().zip(cpus).zip(rails).enumerate();
     let placed = places.map(|(rank, ((wish, share), rails))| {
         let main = rails.first().copied();
@@ -251,18 +256,22 @@ fn threads(machine: &Machine, wish: &Wish, numa: Option<usize>, share: &Share) -
 }
 
 /// The rails of each rank, its main one first.
-fn rails(ranks: usize, ports: usize, way: &dyn Fn(usize, usize) -> Way) -> Vec<Vec<usize>> {
+fn rails<Far: Ord>(
+    ranks: usize,
+    ports: usize,
+    far: &dyn Fn(usize, usize) -> Far,
+) -> Vec<Vec<usize>> {
     let mut users = vec![0usize; ports];
     let mut rails: Vec<Vec<usize>> = Vec::with_capacity(ranks);
     for rank in 0..ranks {
-        let nearest = (0..ports).min_by_key(|rail| (way(rank, *rail), users[*rail], *rail));
+        let nearest = (0..ports).min_by_key(|rail| (far(rank, *rail), users[*rail], *rail));
         if let Some(rail) = nearest {
             users[rail] += 1;
         }
         rails.push(nearest.into_iter().collect());
     }
     for rail in (0..ports).filter(|r| users[*r] == 0) {
-        let nearest = (0..ranks).min_by_key(|rank| (way(*rank, rail), rails[*rank].len(), *rank));
+        let nearest = (0..ranks).min_by_key(|rank| (far(*rank, rail), rails[*rank].len(), *rank));
         if let Some(rank) = nearest {
             rails[rank].push(rail);
         }

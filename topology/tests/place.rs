@@ -98,6 +98,29 @@ fn dgx_gives_each_gpu_an_adapter_of_its_switch_and_leaves_the_slow_one_alone() {
 }
 
 #[test]
+fn between_memory_nodes_those_of_one_socket_are_nearer() {
+    let mut machine = dgx();
+    // Without GPUs: a rank on each of the 8 memory nodes, of which 3, 1, 7 and 5 have two adapters each.
+    let placement = placed(&machine, &ranks(&machine, 8, false));
+    for (rank, place) in placement.ranks.iter().enumerate() {
+        assert_eq!(place.numa, Some(rank));
+        let port = placement.rails[place.rails[0]];
+        let near = machine.numa_of_port(port).expect("known");
+        assert_eq!(
+            rank / 4,
+            near / 4,
+            "rank {rank} sends over memory node {near}"
+        );
+    }
+    for numa in &mut machine.numa {
+        numa.distances.clear();
+    }
+    let placement = placed(&machine, &ranks(&machine, 8, false));
+    let ways = placement.ranks.iter().map(|r| r.way);
+    assert_eq!(ways.filter(|w| *w == Some(Way::Node)).count(), 4);
+}
+
+#[test]
 fn ports_that_nobody_is_nearest_to_are_used_for_stripes() {
     let machine = dgx();
     // Two ranks, on the first switch: each has one adapter of it, and the six others are dealt out evenly.

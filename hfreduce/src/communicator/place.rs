@@ -68,6 +68,7 @@ pub fn find(config: &Config, hellos: &[Hello], ports: &[String]) -> Result<Place
     let number = local.iter().position(|r| *r == config.rank).unwrap_or(0);
     let seat = &placement.ranks[number];
     let threads = seat.threads.as_ref().filter(|_| config.affinity);
+    let name = |rail: &usize| machine.ports[placement.rails[*rail]].name.clone();
     let place = Place {
         threads: threads.map(|cpus| cpus.iter().collect()),
         // One rank sets the rule for all sums of a node.
@@ -75,8 +76,9 @@ pub fn find(config: &Config, hellos: &[Hello], ports: &[String]) -> Result<Place
             Some(node) => Some(Placement::Near(node)),
             None => seat.sums.map(|_| Placement::Interleaved),
         },
+        ports: seat.rails.iter().map(name).collect(),
     };
-    report(config, &machine, ports, threads, place.sums);
+    report(config, &machine, threads, &place);
     Ok(place)
 }
 
@@ -107,13 +109,7 @@ fn machine(config: &Config) -> Result<Option<Machine>, Error> {
 }
 
 /// Says once in a process where its first rank has its place, and why.
-fn report(
-    config: &Config,
-    machine: &Machine,
-    ports: &[String],
-    threads: Option<&Cpus>,
-    sums: Option<Placement>,
-) {
+fn report(config: &Config, machine: &Machine, threads: Option<&Cpus>, place: &Place) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let threads = match threads {
@@ -121,10 +117,12 @@ fn report(
             None if !config.affinity => "threads left alone (HFR_AFFINITY=off)".to_owned(),
             None => "threads on all inherited CPUs, none of which is nearer".to_owned(),
         };
-        let port = ports.first().map_or("", String::as_str);
-        let sums = match sums {
-            Some(Placement::Near(node)) => format!("sums on memory node {node}, near {port}"),
-            Some(Placement::Interleaved) => "sums over all memory nodes, like the ports".to_owned(),
+        let ports = place.ports.join(", ");
+        let sums = match place.sums {
+            Some(Placement::Near(node)) => format!("sums on memory node {node}, near {ports}"),
+            Some(Placement::Interleaved) => {
+                format!("sums over all memory nodes, like the ports; this rank uses {ports}")
+            }
             None => "sums where the system puts them".to_owned(),
         };
         tracing::info!(

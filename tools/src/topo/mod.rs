@@ -124,3 +124,99 @@ fn placement(machine: &Machine, args: &Args) -> Result<Placement> {
     };
     Ok(place(machine, &wishes, &ports))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Alone {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn recorded(name: &str, more: &[&str]) -> Result<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("topology");
+        let path = folder.join(format!("tests/machines/{name}.txt"));
+        let path = path.to_string_lossy();
+        let line = ["topo", "--load", &path]
+            .into_iter()
+            .chain(more.iter().copied());
+        let args = Alone::try_parse_from(line)?.args;
+        let machine = load(args.load.as_deref().expect("named above"))?;
+        Ok(show::text(&machine, &placement(&machine, &args)?))
+    }
+
+    #[test]
+    fn a_machine_is_shown_with_ways_shares_and_places() {
+        let text = recorded("fire-flyer", &[]).expect("shown");
+        for line in [
+            "fire-flyer: 2 sockets, 64 cores, 128 CPUs, of which 128 may be used (0-127)",
+            "  memory node 1: 256 GiB, CPUs 32-63,96-127, distances 32 10",
+            "      0000:a4:00.0 GPU 6 (NVIDIA 10de:20f1) gen4x16 31.5 GB/s, memory node 1",
+            "        port mlx5_0:1: infiniband, 200 Gbit/s, up",
+            "  GPU5      SYS    SYS    SYS    SYS   NODE      X    PHB   NODE   NODE",
+            "  GPU5, GPU6 share host bridge 0000:a0: what that bridge can carry, which is to be measured",
+            "  5     5    1       40-47,104-111  40-47,104-111  mlx5_0:1 (NODE)",
+            "  sums, and what other machines send, lie on memory node 1, near the network",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\nis not in\n{text}");
+        }
+        let text = recorded("dgx-like", &["--gpus", "6,0"]).expect("shown");
+        for line in [
+            "  GPU0, mlx5_0, GPU1, mlx5_1 share the link of bridge 0000:01:00.0: 31.5 GB/s each way",
+            "  rail 7: mlx5_7:1, for ranks 0",
+            "  sums, and what other machines send, lie interleaved, like the ports",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\nis not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        for (name, more, says) in [
+            (
+                "vm",
+                &["--gpus", "0,3"][..],
+                "GPU 3 is not among the 3 of this machine",
+            ),
+            (
+                "vm",
+                &["--gpus", "0,1", "--ranks", "3"],
+                "2 GPUs are named for 3 ranks",
+            ),
+            (
+                "vm",
+                &["--ports", "mlx5"],
+                "no port that is up matches 'mlx5'; this machine has: eth0",
+            ),
+            (
+                "single-socket",
+                &["--ports", "=enp3s0f1"],
+                "no port that is up matches",
+            ),
+            ("nowhere", &[], "cannot read the description"),
+        ] {
+            let error = recorded(name, more).expect_err(says).to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_description_of_this_machine_is_written_and_read() {
+        let path = std::env::temp_dir().join(format!("hfr-topo-{}.txt", std::process::id()));
+        let text = path.to_string_lossy();
+        let args = Alone::try_parse_from(["topo", "--dump", &text])
+            .expect("arguments")
+            .args;
+        assert_eq!(run(&args).expect("written"), 0);
+        let machine = load(&path);
+        fs::remove_file(&path).expect("it was written");
+        let machine = machine.expect("read");
+        assert_eq!(
+            machine.allowed.to_string().parse(),
+            allowed(Path::new("/sys")).ok_or("none".to_owned())
+        );
+    }
+}

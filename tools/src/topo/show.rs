@@ -42,6 +42,10 @@ fn size(bytes: u64) -> String {
     }
 }
 
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 fn numbers<T: ToString>(all: impl IntoIterator<Item = T>, between: &str) -> String {
     let texts: Vec<String> = all.into_iter().map(|n| n.to_string()).collect();
     texts.join(between)
@@ -51,14 +55,15 @@ fn processors(machine: &Machine) -> String {
     let cores = machine.cores();
     let cpus: usize = cores.iter().map(hfr_topology::Cpus::len).sum();
     let mut text = format!(
-        "{}: {} sockets, {} cores, {cpus} CPUs of which {} may be used ({})\n",
+        "{}: {}, {}, {}, of which {} may be used ({})\n",
         if machine.name.is_empty() {
             "machine"
         } else {
             &machine.name
         },
-        machine.sockets.len(),
-        cores.len(),
+        count(machine.sockets.len(), "socket"),
+        count(cores.len(), "core"),
+        count(cpus, "CPU"),
         machine.allowed.len(),
         machine.allowed
     );
@@ -212,12 +217,12 @@ fn meetings(machine: &Machine) -> String {
         let what = if meeting.host {
             "host bridge"
         } else {
-            "switch"
+            "the link of bridge"
         };
         let ceiling = match (meeting.ceiling, meeting.host) {
             (Some(bytes), _) => format!("{:.1} GB/s each way", bytes / 1e9),
             (None, true) => "what that bridge can carry, which is to be measured".to_owned(),
-            (None, false) => "its link, which does not tell its speed".to_owned(),
+            (None, false) => "it does not tell its speed".to_owned(),
         };
         let _ = writeln!(text, "  {who} share {what} {}: {ceiling}", meeting.at);
     }
@@ -229,17 +234,8 @@ fn meetings(machine: &Machine) -> String {
 }
 
 fn places(machine: &Machine, placement: &Placement) -> String {
-    let mut rows = vec![
-        [
-            "rank",
-            "GPU",
-            "memory",
-            "cores' CPUs",
-            "threads on",
-            "network",
-        ]
-        .map(str::to_owned),
-    ];
+    let mut rows =
+        vec![["rank", "GPU", "memory", "CPUs", "threads on", "network"].map(str::to_owned)];
     let or_none = |n: Option<usize>| n.map_or("-".to_owned(), |n| n.to_string());
     for (rank, place) in placement.ranks.iter().enumerate() {
         let names = place
@@ -265,7 +261,7 @@ fn places(machine: &Machine, placement: &Placement) -> String {
             },
         ]);
     }
-    let mut text = format!("\nPlaces of {} ranks\n", placement.ranks.len());
+    let mut text = format!("\nPlaces of {}\n", count(placement.ranks.len(), "rank"));
     let widths: [usize; 6] =
         std::array::from_fn(|column| rows.iter().map(|r| r[column].len()).max().unwrap_or(0));
     for row in &rows {

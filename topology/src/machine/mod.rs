@@ -112,9 +112,9 @@ pub struct Device {
     pub model: Option<(u16, u16)>,
     /// Number of its memory node, where the firmware says so.
     pub numa: Option<usize>,
-    /// The link to the device above as it runs now, where the system tells.
+    /// Its link as it runs now, where the system tells: the one to the device above, or of a root port and a lower port of a switch the one below.
     pub link: Option<Link>,
-    /// The most that the device's side of that link can do.
+    /// The most that its side of that link can do.
     pub most: Option<Link>,
 }
 

@@ -82,6 +82,16 @@ impl Machine {
         }
     }
 
+    /// The firmware's distance between two memory nodes, 10 being none; where it says nothing, more than any.
+    pub fn distance(&self, a: Option<usize>, b: Option<usize>) -> u32 {
+        let listed = || {
+            let from = self.numa(a?)?;
+            let to = self.numa.iter().position(|n| Some(n.number) == b)?;
+            from.distances.get(to).copied()
+        };
+        listed().unwrap_or(u32::MAX)
+    }
+
     /// Where ways to the processor meet, in the devices' order.
     pub fn meetings(&self) -> Vec<Meeting> {
         let leaves: Vec<Vec<usize>> = (0..self.devices.len())
