@@ -1,10 +1,11 @@
 //! Threads that work for calls run where the description of the machine says that is near, inside what the process has inherited, and the
-//! caller's own threads are left alone. One test, because it looks at all threads of its process.
+//! caller's own threads are left alone. One test looks at all threads of its process, so that the other starts processes.
 
-use hfr_tests::{free_port, ranks};
+use hfr_standin::library_folder;
+use hfr_tests::{free_port, job::Plan, ranks};
 use hfr_topology::Cpus;
 use hfreduce::{Communicator, Config, ReduceOp, Wire};
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 /// The CPUs of the threads with this name; of a thread of the process itself, if the name is empty.
 fn threads(name: &str) -> Vec<Cpus> {
@@ -32,15 +33,17 @@ fn own() -> Cpus {
     allowed(&status).expect("its CPUs")
 }
 
-/// A machine whose CPUs are these, on two memory nodes.
-fn description(halves: [&Cpus; 2], all: &Cpus) -> PathBuf {
+/// A machine whose CPUs are these, on two memory nodes. The stand-in's first device is on the second of them, its second on the first.
+fn description(halves: [&Cpus; 2], all: &Cpus, name: &str) -> PathBuf {
     let mut text = format!("hfreduce machine 1\nname halves\nallowed {all}\n");
     for (number, half) in halves.iter().enumerate() {
         text += &format!("numa {number} cpus {half} bytes 1073741824 distances 10 20\n");
     }
     let cores: Vec<String> = all.iter().map(|cpu| cpu.to_string()).collect();
     text += &format!("socket 0 cores {}\n", cores.join(" "));
-    let path = std::env::temp_dir().join(format!("hfr-halves-{}.txt", std::process::id()));
+    text += "device 0000:00 host\n  device 0000:00:01.0 bridge\n    device 0000:01:00.0 gpu 10de:20f1 numa 1\n";
+    text += "  device 0000:00:02.0 bridge\n    device 0000:02:00.0 gpu 10de:20f1 numa 0\n";
+    let path = std::env::temp_dir().join(format!("hfr-{name}-{}.txt", std::process::id()));
     fs::write(&path, text).expect("a file");
     path
 }
@@ -84,7 +87,7 @@ fn threads_that_work_are_bound_inside_what_was_inherited() {
         halves.0.iter().copied().collect(),
         halves.1.iter().copied().collect(),
     );
-    let path = description([&first, &second], &all);
+    let path = description([&first, &second], &all, "halves");
     let bound = seen(|config| config.topology = Some(path.clone()));
     // With many CPUs a rank has a part of its half; all of the half otherwise.
     for (set, what) in bound.iter().zip(["workers", "channels"]) {
@@ -123,4 +126,41 @@ fn threads_that_work_are_bound_inside_what_was_inherited() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn a_rank_is_near_its_gpu() {
+    let all = own();
+    if all.len() < 2 {
+        println!("skipped: with one CPU there is no choice");
+        return;
+    }
+    let numbers: Vec<usize> = all.iter().collect();
+    let halves = numbers.split_at(numbers.len() / 2);
+    let (first, second): (Cpus, Cpus) = (
+        halves.0.iter().copied().collect(),
+        halves.1.iter().copied().collect(),
+    );
+    let (path, folder) = (
+        description([&first, &second], &all, "gpus"),
+        library_folder(),
+    );
+    let search = folder.search_path().into_string().expect("text");
+    let plan = Plan::new(&[2], "auto", "20")
+        .with("LD_LIBRARY_PATH", &search)
+        .with("STANDIN_DEVICES", "2")
+        .with("HFR_TOPO_FILE", &path.to_string_lossy());
+    for (affinity, expected) in [("on", [&second, &first]), ("off", [&all, &all])] {
+        let plan = plan.clone().with("HFR_AFFINITY", affinity);
+        let mut job = plan.start(env!("CARGO_BIN_EXE_near"), &[], &[]);
+        job.succeeds(Duration::from_secs(60));
+        for (rank, expected) in expected.into_iter().enumerate() {
+            let said = job.said(rank);
+            let cpus = said.iter().find_map(|l| l.strip_prefix("worker on "));
+            let cpus: Cpus = cpus.expect("a worker").parse().expect("CPUs");
+            let near = cpus.within(expected) && (affinity == "on" || cpus == *expected);
+            assert!(near, "rank {rank} with {affinity}: {cpus}, not {expected}");
+        }
+    }
+    fs::remove_file(&path).expect("it was there");
 }

@@ -225,12 +225,13 @@ fn port(folder: &Folder, machine: &Machine, index: usize) {
     }
 }
 
-/// What is not to be found: a disk, a server's own screen, a sound function, a spare virtual function, the loopback and a bridge.
+/// What is not to be found: a disk, a server's own screen and a virtual machine's, a sound function, a spare virtual function, the loopback and a bridge.
 fn noise(folder: &Folder) {
     let host = "devices/pci0000:00";
     for (address, class, model) in [
         ("0000:00:1c.0", "0x010802", (0x144d, 0xa808)),
         ("0000:00:1d.0", "0x030000", (0x1a03, 0x2000)),
+        ("0000:00:1d.2", "0x038000", (0x1af4, 0x1050)),
         ("0000:00:1d.1", "0x040300", (0x10de, 0x1aef)),
         ("0000:00:1e.0", "0x020000", (0x15b3, 0x101c)),
     ] {

@@ -11,7 +11,7 @@ const MOST_TREES: usize = 8;
 /// The candidates for `collective` on `shape`, in a fixed order.
 pub fn candidates(collective: Collective, shape: &Shape) -> Vec<Plan> {
     let nodes = shape.nodes();
-    // Both would carry nearly the whole buffer over every link between zones, or more, and the model does not know how narrow those are.
+    // A ring and turned trees move about twice as many bytes between zones, or more, and the model does not know how narrow it is there.
     let one_zone = shape.zones() == 1;
     let rooted = |root: u32| {
         let node = shape.node_of(root as usize);

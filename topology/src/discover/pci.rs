@@ -89,9 +89,9 @@ fn kind(folder: &Path) -> Option<Kind> {
                 && !folder.join("infiniband").exists();
             (!spare).then_some(Kind::Nic)
         }
-        // Only those who make processors for computing: a server's own screen is class 0300, too.
-        0x0300 => matches!(vendor.as_str(), "0x10de" | "0x1002").then_some(Kind::Gpu),
-        0x0302 | 0x0380 | 0x1200 => Some(Kind::Gpu),
+        // Only those who make processors for computing: a server's own screen and a virtual machine's are of these classes, too.
+        0x0300 | 0x0380 => matches!(vendor.as_str(), "0x10de" | "0x1002").then_some(Kind::Gpu),
+        0x0302 | 0x1200 => Some(Kind::Gpu),
         _ => None,
     }
 }

@@ -194,24 +194,7 @@ fn take(machine: &mut Machine, path: &mut Vec<usize>, line: &str) -> Result<(), 
             machine.name = name.join(" ");
         }
         "allowed" => machine.allowed = words.next("the list of CPUs")?.parse()?,
-        "numa" => {
-            let number = words.number("the memory node")?;
-            words.must("cpus")?;
-            let cpus = words.next("the list of CPUs")?.parse()?;
-            words.must("bytes")?;
-            let bytes = words.number("the memory's size")?;
-            let distances = if words.has("distances") {
-                words.rest("a distance")?
-            } else {
-                Vec::new()
-            };
-            machine.numa.push(Numa {
-                number,
-                cpus,
-                bytes,
-                distances,
-            });
-        }
+        "numa" => machine.numa.push(numa(&mut words)?),
         "socket" => {
             let number = words.number("the socket")?;
             words.must("cores")?;
@@ -256,6 +239,25 @@ fn take(machine: &mut Machine, path: &mut Vec<usize>, line: &str) -> Result<(), 
         Some(extra) => Err(format!("'{extra}' is too much")),
         None => Ok(()),
     }
+}
+
+fn numa(words: &mut Words<'_>) -> Result<Numa, String> {
+    let number = words.number("the memory node")?;
+    words.must("cpus")?;
+    let cpus = words.next("the list of CPUs")?.parse()?;
+    words.must("bytes")?;
+    let bytes = words.number("the memory's size")?;
+    let distances = if words.has("distances") {
+        words.rest("a distance")?
+    } else {
+        Vec::new()
+    };
+    Ok(Numa {
+        number,
+        cpus,
+        bytes,
+        distances,
+    })
 }
 
 fn device(words: &mut Words<'_>, parent: Option<usize>) -> Result<Device, String> {
