@@ -48,10 +48,10 @@ fn description(halves: [&Cpus; 2], all: &Cpus, name: &str) -> PathBuf {
     path
 }
 
-/// Where workers and channels run in a group of two ranks, and whether callers stay where they were.
-fn seen(change: impl Fn(&mut Config) + Sync) -> [BTreeSet<Cpus>; 2] {
+/// Where workers and channels run in a group of two ranks, on one node or on two that this host plays, and whether callers stay where they were.
+fn seen(nodes: &[usize], change: impl Fn(&mut Config) + Sync) -> [BTreeSet<Cpus>; 2] {
     let before = own();
-    let all = ranks(&[2], Wire::Auto, change, |comm: Communicator| {
+    let all = ranks(nodes, Wire::Auto, change, |comm: Communicator| {
         let (rank, other) = (comm.rank(), 1 - comm.rank());
         let mut sum = vec![rank as i64 + 1; 100];
         comm.scope(|s| s.all_reduce(&mut sum, ReduceOp::Sum)?.wait())
@@ -88,17 +88,19 @@ fn threads_that_work_are_bound_inside_what_was_inherited() {
         halves.1.iter().copied().collect(),
     );
     let path = description([&first, &second], &all, "halves");
-    let bound = seen(|config| config.topology = Some(path.clone()));
-    // With many CPUs a rank has a part of its half; all of the half otherwise.
-    for (set, what) in bound.iter().zip(["workers", "channels"]) {
-        let (low, high): (Vec<&Cpus>, Vec<&Cpus>) = set.iter().partition(|c| c.within(&first));
-        assert!(
-            low.len() == 1 && high.len() == 1 && high[0].within(&second),
-            "{what}: {set:?}"
-        );
+    for nodes in [&[2][..], &[1, 1]] {
+        let bound = seen(nodes, |config| config.topology = Some(path.clone()));
+        // With many CPUs a rank has a part of its half; all of the half otherwise.
+        for (set, what) in bound.iter().zip(["workers", "channels"]) {
+            let (low, high): (Vec<&Cpus>, Vec<&Cpus>) = set.iter().partition(|c| c.within(&first));
+            assert!(
+                low.len() == 1 && high.len() == 1 && high[0].within(&second),
+                "{what}: {set:?}"
+            );
+        }
     }
     let alone: BTreeSet<Cpus> = [all.clone()].into();
-    let off = seen(|config| {
+    let off = seen(&[2], |config| {
         config.topology = Some(path.clone());
         config.affinity = false;
     });

@@ -332,6 +332,36 @@ fn adapters_of_software_stand_where_their_interface_does() {
 }
 
 #[test]
+fn a_controller_with_a_domain_of_its_own_is_a_host_bridge() {
+    let folder = Folder::new("domain");
+    folder.write("devices/system/cpu/online", "0");
+    let nic = "devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:01.0/10000:e1:00.0";
+    pci(
+        &folder,
+        "devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:01.0",
+        "10000:e0:01.0",
+        "0x060400",
+        (0x8086, 0x352a),
+        None,
+    );
+    pci(
+        &folder,
+        nic,
+        "10000:e1:00.0",
+        "0x020000",
+        (0x15b3, 0x1016),
+        None,
+    );
+    let machine = Machine::discover(&folder.0, "vmd", None).expect("a machine");
+    let addresses: Vec<String> = machine
+        .devices
+        .iter()
+        .map(|d| d.address.to_string())
+        .collect();
+    assert_eq!(addresses, ["10000:e0", "10000:e0:01.0", "10000:e1:00.0"]);
+}
+
+#[test]
 fn this_machine_is_found_and_survives() {
     let machine = Machine::discover(Path::new("/sys"), "here", None).expect("this machine");
     assert!(!machine.allowed.is_empty() && !machine.cores().is_empty());

@@ -335,6 +335,11 @@ fn unknown_places_are_taken_as_far_and_idle_links_at_their_best() {
         device.numa = None;
     }
     assert_eq!(silent.numa_of(gpus[0]), Some(0));
+    // A device that says nothing is where the port above it is.
+    let mut inherits = recorded("fire-flyer");
+    let gpus = inherits.gpus();
+    inherits.devices[gpus[7]].numa = None;
+    assert_eq!(inherits.numa_of(gpus[7]), Some(1));
     // A number that no node has is no number.
     let mut wrong = recorded("fire-flyer");
     for device in &mut wrong.devices {

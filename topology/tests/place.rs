@@ -240,6 +240,11 @@ fn where_nothing_is_known_cores_and_ports_are_still_dealt() {
         ports(&machine, &placed(&machine, &ranks(&machine, 2, true))),
         ["enp3s0f0"; 2]
     );
+    // Nor is one that lost its link and still tells its speed.
+    machine.ports[1].megabits = machine.ports[0].megabits;
+    assert_eq!(machine.best_ports(), [0]);
+    machine.ports[1].up = true;
+    assert_eq!(machine.best_ports(), [0, 1]);
     machine.ports.clear();
     let placement = placed(&machine, &ranks(&machine, 2, true));
     assert!(
