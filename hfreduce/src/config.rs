@@ -11,13 +11,17 @@
 //! | `HFR_TIMEOUT` | seconds without progress after which an operation fails (default 300) |
 //! | `HFR_CONNECT_TIMEOUT` | seconds to wait for all ranks at the start (default 120) |
 //! | `HFR_ALGO` | name of the all_reduce plan to use instead of the chosen one |
+//! | `HFR_ZONE` | name of the part of the network this rank's node is in, where there is little bandwidth between parts |
+//! | `HFR_AFFINITY` | `off`: the library's threads run wherever the process may (default: near the rank's GPU and network port) |
+//! | `HFR_TOPO_FILE` | a description of this machine (`hfr topo --dump`) to use instead of what the system says |
 //! | `HFR_CHAOS` | faults to inject into the wire, for tests: see `hfr_transport::chaos` |
 
 use crate::{
     error::{Error, Kind},
     launch::{Launch, node_identity},
 };
-use std::time::Duration;
+use hfr_transport::shm::Placement;
+use std::{path::PathBuf, time::Duration};
 
 /// [`Config::slots`] by default: virtual, and far more than the plans of a usual group need.
 const SLOTS: usize = 8 << 30;
@@ -84,8 +88,27 @@ pub struct Config {
     pub gpu: Option<bool>,
     /// Name of the all_reduce plan to use.
     pub algorithm: Option<String>,
+    /// Name of the zone of this rank's node: a part of the network with much bandwidth inside and little to others. All ranks have one, or none.
+    pub zone: Option<String>,
+    /// Whether the library's own threads are bound to CPUs near the rank's GPU and network port, among those that the process may use.
+    pub affinity: bool,
+    /// A description of this machine to use instead of what the system says.
+    pub topology: Option<PathBuf>,
     /// Faults to inject.
     pub chaos: Option<String>,
+    /// Where this rank has its place, once a group has found it; groups that come of that one keep it.
+    pub(crate) place: Option<Place>,
+}
+
+/// Where a rank has its place on its machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// CPUs for threads that work for it; none, where they stay as they are.
+    pub threads: Option<Vec<usize>>,
+    /// Where sums, and what other nodes send, are to lie; none, where that makes no difference or is not known.
+    pub sums: Option<Placement>,
+    /// Names of the network ports that are its to use, the nearest first; none, where none are in use or known.
+    pub ports: Vec<String>,
 }
 
 impl Config {
@@ -105,7 +128,11 @@ impl Config {
             heap: None,
             gpu: None,
             algorithm: None,
+            zone: None,
+            affinity: true,
+            topology: None,
             chaos: None,
+            place: None,
         }
     }
 
@@ -149,6 +176,13 @@ impl Config {
                 )));
             }
         };
+        let affinity = match env("HFR_AFFINITY").as_deref() {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(other) => {
+                return Err(wrong(format!("HFR_AFFINITY={other} is none of on, off")));
+            }
+        };
         Ok(Config {
             rank,
             world,
@@ -163,7 +197,11 @@ impl Config {
             heap: None,
             gpu: None,
             algorithm: env("HFR_ALGO"),
+            zone: env("HFR_ZONE"),
+            affinity,
+            topology: env("HFR_TOPO_FILE").map(PathBuf::from),
             chaos: env("HFR_CHAOS"),
+            place: None,
         })
     }
 }

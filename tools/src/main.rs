@@ -1,5 +1,5 @@
-//! The hfr program: starts jobs on this host (`run`), measures and checks collectives (`bench`), and shows, proves and simulates plans
-//! (`plan`). Exit codes: 0 all right, 1 a wrong result or an error, 2 wrong arguments; `run` hands on the code of its command.
+//! The hfr program: starts jobs on this host (`run`), measures and checks collectives (`bench`), shows, proves and simulates plans
+//! (`plan`), and shows the machine and its ranks' places (`topo`). Exit codes: 0 all right, 1 a wrong result or an error, 2 wrong arguments; `run` hands on the code of its command.
 
 mod bench;
 mod gpu;
@@ -8,6 +8,7 @@ mod launcher;
 mod plan;
 mod run;
 mod size;
+mod topo;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
     Bench(bench::Args),
     /// Show, prove or simulate the plans of a group
     Plan(plan::Args),
+    /// Show this machine, how far its devices are from each other, and where ranks have their place
+    Topo(topo::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Topo(args) => topo::run(&args),
     };
     match outcome {
         Ok(code) => ExitCode::from(code as u8),
@@ -80,7 +84,12 @@ mod tests {
         assert!(takes(
             "hfr plan simulate --shape 3+5 --cut 0-4@3 --drop 2@9 --count 10,2K"
         ));
+        assert!(takes(
+            "hfr topo --load a.txt --ranks 8 --gpus 0,1,2 --ports ^eth"
+        ));
+        assert!(takes("hfr plan check --shape 2x2 --zones east,west"));
         for wrong in [
+            "hfr topo --load a.txt --sysfs /sys",
             "hfr bench -f 2 -i 1M",
             "hfr bench -c 2",
             "hfr bench -a 4",

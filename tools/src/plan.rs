@@ -53,6 +53,9 @@ struct Which {
     /// Ranks of each node, for uneven groups: 3+5, or 2x4
     #[arg(long, value_parser = shape, conflicts_with_all = ["nodes", "ranks_per_node"])]
     shape: Option<Shape>,
+    /// The zone of each node, by name: a,a,b,b
+    #[arg(long, value_delimiter = ',')]
+    zones: Vec<String>,
     /// all_reduce, reduce_scatter, all_gather, broadcast, reduce, barrier or all
     #[arg(long, short = 't', default_value = "all_reduce")]
     collective: String,
@@ -152,13 +155,25 @@ pub fn collectives(name: &str, root: u32) -> Result<Vec<Collective>> {
 }
 
 impl Which {
-    fn shape(&self) -> Shape {
+    fn shape(&self) -> Result<Shape> {
         let uniform = || Shape::uniform(self.nodes, self.ranks_per_node);
-        self.shape.clone().unwrap_or_else(uniform)
+        let shape = self.shape.clone().unwrap_or_else(uniform);
+        if self.zones.is_empty() {
+            return Ok(shape);
+        }
+        ensure!(
+            self.zones.len() == shape.nodes(),
+            "{} zones are named for {} nodes; name one for each",
+            self.zones.len(),
+            shape.nodes()
+        );
+        let number = |zone: &String| self.zones.iter().position(|z| z == zone).unwrap_or(0);
+        let numbers: Vec<usize> = self.zones.iter().map(number).collect();
+        Ok(shape.in_zones(&numbers))
     }
 
     fn plans(&self) -> Result<Vec<Plan>> {
-        let shape = self.shape();
+        let shape = self.shape()?;
         ensure!(
             (self.root as usize) < shape.ranks(),
             "root {} is not among the {} ranks",
@@ -250,7 +265,7 @@ fn run_simulation(which: &Which, how: &How) -> Result<i32> {
         "a piece of {} bytes is not a multiple of 64 above 0",
         how.piece
     );
-    let ranks = which.shape().ranks();
+    let ranks = which.shape()?.ranks();
     let faults: Vec<Fault> = how.cut.iter().chain(&how.drop).copied().collect();
     for fault in &faults {
         let largest = match *fault {

@@ -106,6 +106,13 @@ impl Tree {
         self.children[v].len() + usize::from(self.parent[v].is_some())
     }
 
+    /// The same shape with all labels moved on alike, modulo their number, so that `root` is the root.
+    pub fn turned_to(&self, root: usize) -> Tree {
+        let n = self.len();
+        let names: Vec<usize> = (0..n).map(|v| (v + n + root - self.root) % n).collect();
+        self.relabel(&names)
+    }
+
     /// The same shape with other labels: what is called `v` here is called `names[v]` there.
     ///
     /// # Panics

@@ -37,6 +37,41 @@ pub fn zoned_double_tree(zone_sizes: &[usize]) -> [Tree; 2] {
     })
 }
 
+/// The double tree over nodes whose zones are `zone[node]`, in whatever order: [`zoned_double_tree`] over the zones as they first occur, with
+/// its labels given to their nodes. Where all nodes are of one zone it is plainly [`double_tree`].
+///
+/// With a `root`, both trees have that node as their root: the tree over the zones is turned to its zone, and the tree in that zone to it.
+///
+/// # Panics
+/// When there is no node, or not this root.
+pub fn double_tree_of_zones(zone: &[usize], root: Option<usize>) -> [Tree; 2] {
+    let mut zones: Vec<(usize, Vec<usize>)> = Vec::new();
+    for (node, &zone) in zone.iter().enumerate() {
+        match zones.iter_mut().find(|(z, _)| *z == zone) {
+            Some((_, nodes)) => nodes.push(node),
+            None => zones.push((zone, vec![node])),
+        }
+    }
+    let place = root.map(|root| {
+        let find = |(z, (_, nodes)): (usize, &(usize, Vec<usize>))| {
+            Some((z, nodes.iter().position(|node| *node == root)?))
+        };
+        let found = zones.iter().enumerate().find_map(find);
+        found.unwrap_or_else(|| panic!("the root {root} is no node of {}", zone.len()))
+    });
+    let names: Vec<usize> = zones.iter().flat_map(|(_, nodes)| nodes.clone()).collect();
+    [0, 1].map(|which| {
+        let tree = |n: usize| double_tree(n)[which].clone();
+        let mut over = tree(zones.len());
+        let mut inner: Vec<Tree> = zones.iter().map(|(_, nodes)| tree(nodes.len())).collect();
+        if let Some((z, v)) = place {
+            over = over.turned_to(z);
+            inner[z] = inner[z].turned_to(v);
+        }
+        join(&over, &inner.iter().collect::<Vec<_>>()).relabel(&names)
+    })
+}
+
 /// One tree out of one per zone: the root of zone z hangs under the root of the zone above z in `over_zones`.
 fn join(over_zones: &Tree, zones: &[&Tree]) -> Tree {
     let mut first_label = Vec::with_capacity(zones.len());

@@ -7,6 +7,7 @@ use super::{
     Communicator, connect,
     core::{Group, RawCall},
     pending::{Pending, Promise},
+    place,
     shared::Shared,
     split::JOIN,
 };
@@ -324,10 +325,13 @@ impl Communicator {
             return Pending::ended(Err(channel.name(verdict)));
         }
         if !state.started {
-            let own = channel.clone();
+            let (own, cpus) = (channel.clone(), self.cpus());
             let spawned = std::thread::Builder::new()
                 .name("hfr-channel".into())
-                .spawn(move || own.work());
+                .spawn(move || {
+                    cpus.iter().for_each(|cpus| place::run_on(cpus));
+                    own.work();
+                });
             if let Err(why) = spawned {
                 return Pending::ended(Err(self.invalid(
                     format!("no thread for a channel to rank {other}: {why}"),

@@ -3,11 +3,13 @@
 
 use super::{
     core::{Arena, Core, Group},
+    hello::{Hello, agree, hello, nodes},
     memory::Heap,
+    place,
     shared::{Shared, dump_on_signal},
 };
 use crate::{
-    config::{Config, Wire},
+    config::{Config, Place, Wire},
     error::{Error, Kind},
     plan::{Model, Shape},
     stall,
@@ -17,13 +19,10 @@ use hfr_transport::{
     control::{Control, Judge},
     local::{Local, Places, Seat},
     net,
-    shm::{
-        Board, DOORBELL_BYTES, Doorbell, Segment, Waiter, exchange, random_token, unique_address,
-    },
+    shm::{Board, DOORBELL_BYTES, Doorbell, Segment, Waiter, exchange},
     store::{Store, StoreServer, TcpStore},
     tcp::Tcp,
 };
-use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::fd::OwnedFd,
@@ -31,31 +30,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What every rank tells all others first.
-#[derive(Clone, Serialize, Deserialize)]
-struct Hello {
-    version: String,
-    node: String,
-    /// Ranks with equal hosts share cores, even where they claim different nodes.
-    host: String,
-    pid: u32,
-    cores: usize,
-    wire: Wire,
-    /// Where this rank gathers its node's descriptors, if it is the first of its node.
-    meeting: String,
-    token: [u8; 32],
-    algorithm: Option<String>,
-    slots: usize,
-    heap: Option<usize>,
-    gpu: bool,
-}
-
 /// Everything a communicator is made of.
 pub struct Parts {
     pub core: Core,
     pub heap: Arc<Heap>,
     pub server: Option<StoreServer>,
     pub wire: &'static str,
+    pub place: Place,
 }
 
 /// Counters of a node's board, slots and heap: virtual sizes; pages are reserved when they are needed.
@@ -64,11 +45,11 @@ const COUNTERS: usize = 1 << 18;
 /// Rank 0 answers for so long after its own start has failed, so that ranks whose time is up a little later learn why, too.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-fn start(cause: impl ToString, remedy: &str) -> Error {
+pub(super) fn start(cause: impl ToString, remedy: &str) -> Error {
     Error::new(Kind::Start, cause.to_string(), remedy)
 }
 
-fn memory(error: hfr_transport::shm::Error) -> Error {
+pub(super) fn memory(error: hfr_transport::shm::Error) -> Error {
     Error::new(Kind::Memory, error.cause, error.remedy)
 }
 
@@ -156,6 +137,7 @@ fn alone(config: &Config) -> Result<Parts, Error> {
         heap: Arc::new(Heap::new(segment, heap.0, heap.1)),
         server: None,
         wire: "none",
+        place: config.place.clone().unwrap_or_default(),
     })
 }
 
@@ -213,6 +195,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         .map(|(l, fd)| Doorbell::new(segment.clone(), l * DOORBELL_BYTES, fd))
         .collect();
     let kind = kind(&hellos, &shape);
+    let place = place::find(config, &hellos, &port(config, kind)).map_err(|e| e.at(rank, node))?;
     let wire = wire(config, &hellos, &shape, node, kind, &segment, &bells, arena)?;
     let mine = wire.as_ref().map_or(Vec::new(), |w| w.address());
     let peers = gather("address", &mine)?
@@ -265,87 +248,15 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         Model::usual(cores, kind, hellos.iter().any(|h| h.gpu)),
         Waiter::new(sharing),
     );
-    if kind == "tcp" {
-        core.near = address(config).ok().and_then(net::numa_node);
-    }
+    core.sums = place.sums.filter(|_| !matches!(kind, "none" | "local"));
     let at = heap.0 + shape.local(rank) * heap.1;
     Ok(Parts {
         core,
         heap: Arc::new(Heap::new(segment, at, heap.1)),
         server: None,
         wire: kind,
+        place,
     })
-}
-
-fn hello(config: &Config) -> Result<Hello, Error> {
-    Ok(Hello {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        node: config.node.clone(),
-        host: crate::launch::node_identity(&|_| None),
-        pid: std::process::id(),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
-        wire: config.wire,
-        meeting: unique_address("node").map_err(memory)?,
-        token: random_token().map_err(memory)?,
-        algorithm: config.algorithm.clone(),
-        slots: config.slots,
-        heap: config.heap,
-        gpu: config.on_gpus(),
-    })
-}
-
-/// Settings that must be the same everywhere.
-fn agree(hellos: &[Hello]) -> Result<(), Error> {
-    for (r, h) in hellos.iter().enumerate() {
-        let first = &hellos[0];
-        let differs = |what: &str, a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| {
-            start(
-                format!("rank 0 has {what} {a:?}, rank {r} has {b:?}"),
-                "start all ranks with the same settings and build",
-            )
-        };
-        if h.version != first.version {
-            return Err(differs("version", &first.version, &h.version));
-        }
-        if h.wire != first.wire {
-            return Err(differs("HFR_TRANSPORT", &first.wire, &h.wire));
-        }
-        if h.slots != first.slots {
-            return Err(differs("slots", &first.slots, &h.slots));
-        }
-        if h.heap != first.heap {
-            return Err(differs("heap", &first.heap, &h.heap));
-        }
-        if h.algorithm != first.algorithm {
-            return Err(differs("HFR_ALGO", &first.algorithm, &h.algorithm));
-        }
-    }
-    Ok(())
-}
-
-/// Which ranks share a node. Ranks of one node must be consecutive.
-fn nodes(hellos: &[Hello], rank: usize) -> Result<(Shape, usize), Error> {
-    let mut names: Vec<&str> = Vec::new();
-    let mut counts: Vec<usize> = Vec::new();
-    for (r, hello) in hellos.iter().enumerate() {
-        if names.last() == Some(&hello.node.as_str()) {
-            counts[names.len() - 1] += 1;
-        } else if names.contains(&hello.node.as_str()) {
-            return Err(start(
-                format!(
-                    "the ranks of node `{}` are not consecutive: rank {r} is on it again after ranks of other nodes",
-                    hello.node
-                ),
-                "number ranks node by node (mpirun --map-by slot, srun --distribution=block)",
-            ));
-        } else {
-            names.push(&hello.node);
-            counts.push(1);
-        }
-    }
-    let shape = Shape::new(&counts);
-    let node = shape.node_of(rank);
-    Ok((shape, node))
 }
 
 /// The node's segment, and everyone's eventfd by local rank.
@@ -460,6 +371,17 @@ fn address(config: &Config) -> Result<IpAddr, Error> {
     let selector = config.interface.as_ref().map(|(s, _)| s.as_str());
     let chosen = net::choose(rendezvous(config)?, selector);
     chosen.map_err(|e| start(e, "set HFR_SOCKET_IFNAME"))
+}
+
+/// The name of the interface that the wire uses; none, where it uses none.
+fn port(config: &Config, kind: &str) -> Vec<String> {
+    let address = (kind == "tcp").then(|| address(config).ok()).flatten();
+    let all = address.and_then(|_| net::interfaces().ok());
+    let found = all
+        .into_iter()
+        .flatten()
+        .find(|i| Some(i.address) == address);
+    found.map(|i| i.name).into_iter().collect()
 }
 
 fn rendezvous(config: &Config) -> Result<SocketAddr, Error> {

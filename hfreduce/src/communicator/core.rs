@@ -24,7 +24,7 @@ use crate::{
 use hfr_transport::{
     PeerAddress,
     control::{Control, Report},
-    shm::{Board, Doorbell, Segment, Waiter},
+    shm::{Board, Doorbell, Placement, Segment, Waiter},
     store::Store as Rendezvous,
 };
 use std::{
@@ -103,12 +103,12 @@ pub struct Core {
     installs: u64,
     sequence: u64,
     watch: Vec<(RawFd, bool)>,
-    /// NUMA node of the network's device, where that is known.
-    pub near: Option<usize>,
     /// Which kinds of calls on the device have been used.
     pub firsts: Arc<Firsts<crate::device::Kind>>,
     /// Nothing moved when it was last looked for at length.
     tired: bool,
+    /// Where sums, and what other nodes send, are to lie, where that is known.
+    pub sums: Option<Placement>,
     /// Whoever runs the engine also waits for a stream to come to a call.
     pub at_gate: bool,
 }
@@ -190,9 +190,9 @@ impl Core {
             sequence: 0,
             shape,
             watch: Vec::new(),
-            near: None,
             firsts: Arc::default(),
             tired: false,
+            sums: None,
             at_gate: false,
         }
     }

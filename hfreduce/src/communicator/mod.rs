@@ -7,10 +7,12 @@ mod connect;
 mod core;
 mod enqueue;
 mod fork;
+mod hello;
 mod identity;
 mod meeting;
 mod memory;
 mod pending;
+mod place;
 mod queue;
 mod scope;
 mod shared;
@@ -115,7 +117,8 @@ impl Communicator {
         Ok(Communicator::of(parts, config).meeting_at(id.server()))
     }
 
-    fn of(parts: connect::Parts, config: Config) -> Communicator {
+    fn of(parts: connect::Parts, mut config: Config) -> Communicator {
+        config.place = Some(parts.place);
         Communicator {
             queue: Arc::default(),
             shared: parts.core.shared.clone(),
@@ -141,6 +144,11 @@ impl Communicator {
         self.meeting =
             group.map(|group| Arc::new(Meeting::new(group, self.rank(), self.size(), server)));
         self
+    }
+
+    /// CPUs for threads that work for this rank, where they are to be bound.
+    fn cpus(&self) -> Option<Vec<usize>> {
+        self.config.place.as_ref()?.threads.clone()
     }
 
     /// This process's rank.

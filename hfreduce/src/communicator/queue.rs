@@ -6,6 +6,7 @@ use super::{
     Communicator,
     core::{Core, EndsOnPanic, RawCall, Running},
     pending::{Pending, Promise},
+    place,
     shared::Shared,
 };
 use crate::{
@@ -314,10 +315,12 @@ impl Communicator {
         }
         if !state.started {
             let (core, queue) = (self.core.clone(), self.queue.clone());
+            let cpus = self.cpus();
             let spawned = std::thread::Builder::new()
                 .name("hfr-worker".into())
                 .spawn(move || {
                     let _leaves = Leaves(&queue);
+                    cpus.iter().for_each(|cpus| place::run_on(cpus));
                     work(&core, &queue);
                     drop(core);
                 });

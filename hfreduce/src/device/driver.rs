@@ -107,6 +107,24 @@ pub fn in_use() -> bool {
     (0..devices).any(is_active)
 }
 
+/// The PCI address of the device that is current on this thread, in the driver's words. Loads and creates nothing.
+pub fn current_address() -> Option<String> {
+    if !loaded() {
+        return None;
+    }
+    let context = Context::current().ok()??;
+    let mut text = [0; 32];
+    check(
+        // SAFETY: the driver is there, and writes no more than there is room for, its end included.
+        unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, context.device) },
+        "asking for a device's address",
+    )
+    .ok()?;
+    // SAFETY: the driver has ended the text.
+    let text = unsafe { CStr::from_ptr(text.as_ptr()) };
+    Some(text.to_string_lossy().into_owned())
+}
+
 /// Whether a device's primary context is active.
 fn is_active(device: i32) -> bool {
     let (mut flags, mut active) = (0, 0);

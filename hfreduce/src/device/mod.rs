@@ -12,7 +12,7 @@ mod stream;
 pub use self::{
     cuda::Cuda,
     direct::{copy, current, read},
-    driver::{Context, in_use, start},
+    driver::{Context, current_address, in_use, start},
     first::{First, Firsts},
     memory::{Memory, allocate, free, memory_of},
     stream::{Gate, Mark, Stream},

@@ -58,6 +58,7 @@ impl Plan {
     pub fn all_reduce_trees(shape: &Shape, trees: &[Tree]) -> Plan {
         let name = match (shape.nodes(), trees.len()) {
             (1, _) => "inside_node",
+            _ if shape.zones() > 1 => "zoned_trees",
             (_, 0..=2) => "double_tree",
             _ => "rotated_trees",
         };

@@ -81,15 +81,6 @@ pub fn interfaces() -> Result<Vec<Interface>, Error> {
     Ok(found.into_iter().map(entry).collect())
 }
 
-/// The NUMA node of the device behind an address, where the system tells: not for virtual interfaces, nor on machines with one node.
-pub fn numa_node(address: IpAddr) -> Option<usize> {
-    let all = interfaces().ok()?;
-    let name = all.into_iter().find(|i| i.address == address)?.name;
-    let text = std::fs::read_to_string(format!("/sys/class/net/{name}/device/numa_node")).ok()?;
-    // -1 where the firmware does not say.
-    text.trim().parse().ok()
-}
-
 /// Connecting a datagram socket sends nothing, but makes the kernel choose a source address.
 fn route(rendezvous: SocketAddr) -> Result<IpAddr, Error> {
     let any: IpAddr = match rendezvous {

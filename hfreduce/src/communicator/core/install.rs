@@ -231,10 +231,9 @@ impl Core {
     fn place(&self, layout: &Layout, slots: usize) {
         let landing = layout.landing(self.node);
         self.segment.place(slots, landing, Placement::Interleaved);
-        if let Some(node) = self.near {
+        if let Some(sums) = self.sums {
             let rest = layout.bytes(self.node) - landing;
-            self.segment
-                .place(slots + landing, rest, Placement::Near(node));
+            self.segment.place(slots + landing, rest, sums);
         }
     }
 
