@@ -1,7 +1,9 @@
-//! The hfr program: starts jobs on this host (`run`), measures and checks collectives (`bench`), and shows, proves and simulates plans
-//! (`plan`). Exit codes: 0 all right, 1 a wrong result or an error, 2 wrong arguments; `run` hands on the code of its command.
+//! The hfr program: starts jobs on this host (`run`), measures and checks collectives (`bench`), shows, proves and simulates plans (`plan`),
+//! and looks whether hosts and jobs are fit (`doctor`). Exit codes: 0 all right, 1 a wrong result or an error, 2 wrong arguments; `run` hands
+//! on the code of its command, and `doctor` has codes of its own.
 
 mod bench;
+mod doctor;
 mod job;
 mod launcher;
 mod plan;
@@ -31,6 +33,8 @@ enum Command {
     Bench(bench::Args),
     /// Show, prove or simulate the plans of a group
     Plan(plan::Args),
+    /// Look whether this host, or this job, is fit: links, limits, memory, pairs of nodes, correct sums
+    Doctor(doctor::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Doctor(args) => Ok(doctor::run(&args)),
     };
     match outcome {
         Ok(code) => ExitCode::from(code as u8),
@@ -79,6 +84,7 @@ mod tests {
         assert!(takes(
             "hfr plan simulate --shape 3+5 --cut 0-4@3 --drop 2@9 --count 10,2K"
         ));
+        assert!(takes("hfr doctor --quick --json --strict --root /host"));
         for wrong in [
             "hfr bench -f 2 -i 1M",
             "hfr bench -c 2",
@@ -88,6 +94,7 @@ mod tests {
             "hfr run --nodes 2",
             "hfr run --transport carrier -- prog",
             "hfr plan check --shape 2x2 --nodes 2",
+            "hfr doctor --look --quick",
         ] {
             assert!(!takes(wrong), "'{wrong}' was accepted");
         }

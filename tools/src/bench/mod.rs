@@ -6,7 +6,7 @@ mod cases;
 mod measure;
 mod report;
 mod table;
-mod values;
+pub mod values;
 
 use crate::{
     job::{self, Call, Job},

@@ -1,0 +1,250 @@
+//! Which rank or link is slow, from figures of pairs. Pure. The idea: a rank is as good as its best pair, since a sound rank has a sound peer
+//! somewhere; a rank whose best pair is slow is slow itself, and a slow pair of two sound ranks is a slow link. Invariant: what is judged
+//! is compared with the middle of all ranks, so that a job that is slow as a whole, as on a small machine, has no culprit.
+
+use super::check::{Check, Outcome};
+use serde::Serialize;
+
+/// Two ranks and what was measured between them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pair {
+    /// The two ranks.
+    pub ranks: [usize; 2],
+    /// Half the time of a message there and back, in microseconds.
+    pub latency_us: f64,
+    /// Bytes per second from each rank to the other, in GB/s.
+    pub gb_s: [f64; 2],
+}
+
+/// What is measured of a rank, larger being worse: microseconds, and nanoseconds per byte.
+const KINDS: [Kind; 3] = [
+    Kind {
+        name: "latency",
+        warn: 1.5,
+        fail: 3.0,
+        floor: 20.0,
+    },
+    Kind {
+        name: "sending",
+        warn: 1.25,
+        fail: 2.0,
+        floor: 0.0,
+    },
+    Kind {
+        name: "receiving",
+        warn: 1.25,
+        fail: 2.0,
+        floor: 0.0,
+    },
+];
+
+struct Kind {
+    name: &'static str,
+    /// How many times the middle is worth a look.
+    warn: f64,
+    /// And how many times is broken.
+    fail: f64,
+    /// Smaller differences are noise.
+    floor: f64,
+}
+
+impl Kind {
+    fn judge(&self, value: f64, middle: f64) -> Outcome {
+        let times = value / middle;
+        if value - middle < self.floor || times < self.warn {
+            Outcome::Ok
+        } else if times < self.fail {
+            Outcome::Warn
+        } else {
+            Outcome::Fail
+        }
+    }
+
+    fn say(&self, value: f64, middle: f64) -> String {
+        match self.name {
+            "latency" => format!("latency {value:.1} us (middle {middle:.1})"),
+            name => format!(
+                "{name} {:.3} GB/s (middle {:.3})",
+                1.0 / value,
+                1.0 / middle
+            ),
+        }
+    }
+}
+
+/// Costs of a pair as its rank at `end` sees them, by kind.
+fn costs(pair: &Pair, end: usize) -> [f64; 3] {
+    [
+        pair.latency_us,
+        1.0 / pair.gb_s[end],
+        1.0 / pair.gb_s[1 - end],
+    ]
+}
+
+/// A rank's best cost of each kind and in how many pairs it was.
+#[derive(Clone, Copy)]
+struct Score {
+    rank: usize,
+    pairs: usize,
+    best: [f64; 3],
+}
+
+fn scores(pairs: &[Pair]) -> Vec<Score> {
+    let mut scores: Vec<Score> = Vec::new();
+    for (pair, end) in pairs.iter().flat_map(|pair| [(pair, 0), (pair, 1)]) {
+        let rank = pair.ranks[end];
+        let new = costs(pair, end);
+        match scores.iter_mut().find(|score| score.rank == rank) {
+            None => scores.push(Score {
+                rank,
+                pairs: 1,
+                best: new,
+            }),
+            Some(score) => {
+                score.pairs += 1;
+                score
+                    .best
+                    .iter_mut()
+                    .zip(new)
+                    .for_each(|(best, new)| *best = best.min(new));
+            }
+        }
+    }
+    scores.sort_by_key(|score| score.rank);
+    scores
+}
+
+/// The middle; of two the better, because where half are slow the other half shows what is possible.
+fn middle(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+        .get(values.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or(0.0)
+}
+
+/// Names slow ranks and links, worst first; `name` says who a rank is.
+pub fn judge(pairs: &[Pair], name: &dyn Fn(usize) -> String) -> Vec<Check> {
+    let scores = scores(pairs);
+    let middles: [f64; 3] =
+        std::array::from_fn(|kind| middle(scores.iter().map(|score| score.best[kind])));
+    let mut found = vec![summary(pairs)];
+    let mut slow = Vec::new();
+    // Whoever has but one partner cannot be told from the link between them.
+    for score in scores.iter().filter(|score| score.pairs > 1) {
+        if let Some(check) = culprit("slow-rank", &name(score.rank), score.best, middles) {
+            slow.push(score.rank);
+            found.push(check);
+        }
+    }
+    for pair in pairs.iter().filter(|_| pairs.len() > 1) {
+        if pair.ranks.iter().any(|rank| slow.contains(rank)) {
+            continue;
+        }
+        let [a, b] = pair.ranks.map(name);
+        found.extend(culprit(
+            "slow-link",
+            &format!("{a} - {b}"),
+            costs(pair, 0),
+            middles,
+        ));
+    }
+    if let [pair] = pairs {
+        found.extend(lopsided(pair, name));
+    }
+    let worst = |check: &Check| {
+        check
+            .figures
+            .get("times_worse_ratio")
+            .copied()
+            .unwrap_or(f64::INFINITY)
+    };
+    found.sort_by(|a, b| worst(b).total_cmp(&worst(a)));
+    found
+}
+
+fn culprit(check: &str, subject: &str, costs: [f64; 3], middles: [f64; 3]) -> Option<Check> {
+    let mut outcome = Outcome::Ok;
+    let mut said = Vec::new();
+    let mut times: f64 = 0.0;
+    for ((kind, cost), middle) in KINDS.iter().zip(costs).zip(middles) {
+        let judged = kind.judge(cost, middle);
+        if judged > Outcome::Ok {
+            said.push(kind.say(cost, middle));
+            times = times.max(cost / middle);
+        }
+        outcome = outcome.max(judged);
+    }
+    let remedy = if check == "slow-rank" {
+        "slow with every peer: look at that host's cable, port, counters and load, and take it out of the job until then"
+    } else {
+        "each end is better with others: look at the way between them (switches, ports, routes)"
+    };
+    let what = (check, subject);
+    let found = match outcome {
+        Outcome::Ok => return None,
+        Outcome::Warn => Check::warn(what, said.join(", "), remedy),
+        Outcome::Fail => Check::fail(what, said.join(", "), remedy),
+    };
+    let figures = [
+        ("latency_us", costs[0]),
+        ("sending_gb_s", 1.0 / costs[1]),
+        ("receiving_gb_s", 1.0 / costs[2]),
+    ];
+    let found = figures
+        .into_iter()
+        .fold(found, |found, (name, value)| found.figure(name, value));
+    Some(found.figure("times_worse_ratio", times))
+}
+
+/// The only pair there is can only be compared with itself.
+fn lopsided(pair: &Pair, name: &dyn Fn(usize) -> String) -> Option<Check> {
+    let slower = usize::from(pair.gb_s[1] < pair.gb_s[0]);
+    let times = pair.gb_s[1 - slower] / pair.gb_s[slower];
+    if times < KINDS[1].fail {
+        return None;
+    }
+    let [from, to] = [pair.ranks[slower], pair.ranks[1 - slower]].map(name);
+    let check = Check::warn(
+        ("slow-link", &format!("{from} - {to}")),
+        format!(
+            "{from} sends at {:.3} GB/s, and {to} at {:.3}",
+            pair.gb_s[slower],
+            pair.gb_s[1 - slower]
+        ),
+        "one direction is slow: look at cable, port and load of both; with a third node the culprit can be named",
+    );
+    Some(check.figure("times_worse_ratio", times))
+}
+
+fn summary(pairs: &[Pair]) -> Check {
+    let latency = middle(pairs.iter().map(|pair| pair.latency_us));
+    let longest = pairs.iter().map(|pair| pair.latency_us).fold(0.0, f64::max);
+    let rate = 1.0
+        / middle(
+            pairs
+                .iter()
+                .flat_map(|pair| pair.gb_s.map(|rate| 1.0 / rate)),
+        );
+    let least = pairs
+        .iter()
+        .flat_map(|pair| pair.gb_s)
+        .fold(f64::INFINITY, f64::min);
+    let what = ("pairs", "");
+    let check = Check::ok(
+        what,
+        format!(
+            "{} pairs of ranks: latency {latency:.1} us in the middle, {longest:.1} at most; {rate:.3} GB/s each way in the middle, {least:.3} at least",
+            pairs.len()
+        ),
+    );
+    let check = check
+        .figure("latency_us", latency)
+        .figure("longest_us", longest);
+    check.figure("rate_gb_s", rate).figure("least_gb_s", least)
+}
+
+#[cfg(test)]
+#[path = "outliers_tests.rs"]
+mod tests;
