@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(ill.outcome, Outcome::Fail);
         assert!(
             ill.finding
-                .contains("rank 1 has 5 first in sum of 1009 f64"),
+                .contains("rank 1 has 5 first in sum of 1009 double"),
             "{}",
             ill.finding
         );
