@@ -120,7 +120,10 @@ fn work(cpu: usize, bytes: usize, rounds: usize, barrier: &Barrier) -> Option<Th
         match act {
             _ if !placed => {}
             Act::Spin => drop(black_box(spin(number as u64))),
-            Act::Write => memory.fill(black_box(number as u64 + 1)),
+            Act::Write => {
+                memory.fill(number as u64 + 1);
+                black_box(&mut memory);
+            }
             Act::Read => drop(black_box(sum(black_box(&memory)))),
         }
         (begin, Instant::now())

@@ -160,12 +160,52 @@ pub fn compare(hosts: &[Host]) -> Vec<Check> {
             "install the same version everywhere",
         ));
     }
+    found.extend(links(hosts));
     found.extend(bandwidth(hosts));
     if found.is_empty() {
         found.push(Check::ok(
             ("hosts", ""),
             format!("{} hosts have the same", hosts.len()),
         ));
+    }
+    found
+}
+
+/// Links that are slower than the link of the same name on most hosts: what a link can do, no file tells.
+fn links(hosts: &[Host]) -> Vec<Check> {
+    let rates = |host: &Host| {
+        let rate = |check: &Check| {
+            let rate = check.figures.get("rate_gbit_s").copied()?;
+            Some((format!("{} {}", check.check, check.subject), rate))
+        };
+        host.checks
+            .iter()
+            .filter_map(rate)
+            .collect::<BTreeMap<_, _>>()
+    };
+    let all: Vec<(&Host, BTreeMap<String, f64>)> =
+        hosts.iter().map(|host| (host, rates(host))).collect();
+    let mut found = Vec::new();
+    for (host, rates) in &all {
+        for (link, rate) in rates {
+            // Rates are whole Mbit/s.
+            let others = all
+                .iter()
+                .filter_map(|(_, rates)| Some((rates.get(link)? * 1e3) as u64));
+            let usual = usual(others).map_or(0.0, |usual| usual as f64 / 1e3);
+            if *rate < usual {
+                let check = Check::fail(
+                    ("hosts", &host.name),
+                    format!("{link}: {rate} Gbit/s, on other hosts {usual}"),
+                    "look at its cable, and at the speed of the switch's port",
+                );
+                found.push(
+                    check
+                        .figure("rate_gbit_s", *rate)
+                        .figure("usual_gbit_s", usual),
+                );
+            }
+        }
     }
     found
 }
@@ -260,6 +300,30 @@ mod tests {
             self::found(&hosts)[0].0,
             Outcome::Fail,
             "of two the better one counts"
+        );
+    }
+
+    #[test]
+    fn a_link_that_is_slower_than_elsewhere_is_named() {
+        let rates = [25.0, 10.0, 25.0];
+        let hosts: Vec<Host> = ["a", "b", "c"]
+            .into_iter()
+            .zip(rates)
+            .map(|(name, rate)| {
+                let mut host = host(name, 8, 1 << 39, 300.0);
+                host.checks
+                    .push(Check::ok(("interface", "eth0"), "").figure("rate_gbit_s", rate));
+                host
+            })
+            .collect();
+        let found = found(&hosts);
+        assert_eq!(
+            found,
+            [(
+                Outcome::Fail,
+                "b".to_owned(),
+                "interface eth0: 10 Gbit/s, on other hosts 25".to_owned()
+            )]
         );
     }
 

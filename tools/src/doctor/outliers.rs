@@ -4,6 +4,7 @@
 
 use super::check::{Check, Outcome};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Two ranks and what was measured between them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,28 +91,20 @@ struct Score {
 }
 
 fn scores(pairs: &[Pair]) -> Vec<Score> {
-    let mut scores: Vec<Score> = Vec::new();
+    let mut scores: BTreeMap<usize, Score> = BTreeMap::new();
     for (pair, end) in pairs.iter().flat_map(|pair| [(pair, 0), (pair, 1)]) {
         let rank = pair.ranks[end];
-        let new = costs(pair, end);
-        match scores.iter_mut().find(|score| score.rank == rank) {
-            None => scores.push(Score {
-                rank,
-                pairs: 1,
-                best: new,
-            }),
-            Some(score) => {
-                score.pairs += 1;
-                score
-                    .best
-                    .iter_mut()
-                    .zip(new)
-                    .for_each(|(best, new)| *best = best.min(new));
-            }
+        let score = scores.entry(rank).or_insert(Score {
+            rank,
+            pairs: 0,
+            best: [f64::INFINITY; 3],
+        });
+        score.pairs += 1;
+        for (best, new) in score.best.iter_mut().zip(costs(pair, end)) {
+            *best = best.min(new);
         }
     }
-    scores.sort_by_key(|score| score.rank);
-    scores
+    scores.into_values().collect()
 }
 
 /// The middle; of two the better, because where half are slow the other half shows what is possible.
@@ -133,7 +126,7 @@ pub fn judge(pairs: &[Pair], name: &dyn Fn(usize) -> String) -> Vec<Check> {
     let mut slow = Vec::new();
     // Whoever has but one partner cannot be told from the link between them.
     for score in scores.iter().filter(|score| score.pairs > 1) {
-        if let Some(check) = culprit("slow-rank", &name(score.rank), score.best, middles) {
+        if let Some(check) = culprit("slow-rank", || name(score.rank), score.best, middles) {
             slow.push(score.rank);
             found.push(check);
         }
@@ -142,13 +135,9 @@ pub fn judge(pairs: &[Pair], name: &dyn Fn(usize) -> String) -> Vec<Check> {
         if pair.ranks.iter().any(|rank| slow.contains(rank)) {
             continue;
         }
-        let [a, b] = pair.ranks.map(name);
-        found.extend(culprit(
-            "slow-link",
-            &format!("{a} - {b}"),
-            costs(pair, 0),
-            middles,
-        ));
+        let [a, b] = pair.ranks;
+        let ends = || format!("{} - {}", name(a), name(b));
+        found.extend(culprit("slow-link", ends, costs(pair, 0), middles));
     }
     if let [pair] = pairs {
         found.extend(lopsided(pair, name));
@@ -164,7 +153,12 @@ pub fn judge(pairs: &[Pair], name: &dyn Fn(usize) -> String) -> Vec<Check> {
     found
 }
 
-fn culprit(check: &str, subject: &str, costs: [f64; 3], middles: [f64; 3]) -> Option<Check> {
+fn culprit(
+    check: &str,
+    subject: impl Fn() -> String,
+    costs: [f64; 3],
+    middles: [f64; 3],
+) -> Option<Check> {
     let mut outcome = Outcome::Ok;
     let mut said = Vec::new();
     let mut times: f64 = 0.0;
@@ -181,11 +175,15 @@ fn culprit(check: &str, subject: &str, costs: [f64; 3], middles: [f64; 3]) -> Op
     } else {
         "each end is better with others: look at the way between them (switches, ports, routes)"
     };
-    let what = (check, subject);
-    let found = match outcome {
-        Outcome::Ok => return None,
-        Outcome::Warn => Check::warn(what, said.join(", "), remedy),
-        Outcome::Fail => Check::fail(what, said.join(", "), remedy),
+    if outcome == Outcome::Ok {
+        return None;
+    }
+    let subject = subject();
+    let what = (check, &*subject);
+    let found = if outcome == Outcome::Warn {
+        Check::warn(what, said.join(", "), remedy)
+    } else {
+        Check::fail(what, said.join(", "), remedy)
     };
     let figures = [
         ("latency_us", costs[0]),
