@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the C interface and installs it below PREFIX: shared and static library, header, pkg-config files. PROFILE is cargo's; without it, the
-# release. Knows nothing of the code.
+# Builds the C interface and installs it below PREFIX: shared and static library, header, pkg-config files, and the library with NCCL's own names.
+# PROFILE is cargo's; without it, the release. Knows nothing of the code. The number in the soname changes when, and only when, programs must
+# be compiled anew.
 #
 # usage: c/install.sh [--profile PROFILE] PREFIX
 set -euo pipefail
@@ -22,8 +23,10 @@ if ! command -v cargo >/dev/null; then
 fi
 
 version=$(sed -n 's/^#define HFR_\(MAJOR\|MINOR\|PATCH\) //p' "$here/include/hfreduce.h" | paste -sd.)
-soname=$(sed -n 's/.*-soname,\(libhfreduce\.so\.[0-9]*\).*/\1/p' "$here/build.rs")
-cargo build --profile "$profile" --manifest-path "$here/Cargo.toml"
+soname=libhfreduce.so.0
+# Not in a build script: what one says of a shared library holds for those that stand on it, too.
+cargo rustc --profile "$profile" --manifest-path "$here/Cargo.toml" --lib -- -C "link-arg=-Wl,-soname,$soname"
+cargo build --profile "$profile" --manifest-path "$here/../nccl/Cargo.toml"
 # Cargo calls the folder of the profile dev otherwise.
 built=${CARGO_TARGET_DIR:-$here/../target}/${profile/#dev/debug}
 mkdir -p "$1"
@@ -36,10 +39,12 @@ needs=$(echo | rustc --crate-type staticlib --print native-static-libs -o "$scra
 
 install -d "$prefix/lib/pkgconfig" "$prefix/include"
 install -m 644 "$here/include/hfreduce.h" "$prefix/include/"
-install -m 644 "$built/libhfreduce.a" "$prefix/lib/"
-install -m 755 "$built/libhfreduce.so" "$prefix/lib/libhfreduce.so.$version"
+install -m 644 "$built/libhfreduce_c.a" "$prefix/lib/libhfreduce.a"
+install -m 755 "$built/libhfreduce_c.so" "$prefix/lib/libhfreduce.so.$version"
 ln -sf "libhfreduce.so.$version" "$prefix/lib/$soname"
 ln -sf "$soname" "$prefix/lib/libhfreduce.so"
+# Its soname is libnccl.so.2: it is loaded by its path, and is not found as NCCL by accident.
+install -m 755 "$built/libhfr_nccl.so" "$prefix/lib/libhfr_nccl.so.2"
 
 # describe NAME LIBS PRIVATE
 describe() {

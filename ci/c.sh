@@ -17,4 +17,5 @@ echo "$said"
 [ -c /dev/null ]
 # The page says what the example prints.
 grep -qF "$(tail -n 1 <<<"$said")" docs/c.md
-HFR_C_PREFIX=$PWD/target/c cargo test --package hfreduce-c
+# With NCCL's names, too, over a stand-in for the GPU's driver.
+HFR_C_PREFIX=$PWD/target/c cargo test --package hfreduce-c --package hfreduce-nccl

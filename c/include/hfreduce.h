@@ -6,7 +6,16 @@
  * returns; none throws, none ends the process, and each failure leaves a text that hfrGetLastError() gives.
  *
  * Words. A communicator is one rank's part in a group of ranks that call the same functions in the same order. A rank is a process, or a thread
- * with a communicator of its own. Counts are numbers of elements, never bytes, unless a name says "size". Buffers are host memory.
+ * with a communicator of its own. Counts are numbers of elements, never bytes, unless a name says "size". Buffers are host memory, or lie on
+ * a GPU; of one call's ranks some may have the one and some the other.
+ *
+ * Streams. Buffers in device memory (or managed memory) belong on a CUDA stream: the call is put on it and returns at once, on blocking
+ * communicators too. It begins when the stream has done what it was given before, what the stream is given later waits for the result,
+ * and the host waits for nothing. A NULL stream is then the legacy default stream. Pinned host memory goes the same way where the stream is
+ * not NULL; where it is NULL, and for all other host memory, a call is made on the host. Host memory that is not pinned beside a stream or
+ * beside device memory is hfrInvalidArgument, and so is a stream that records a CUDA graph. What fails after a call was put on its stream is
+ * told by hfrCommGetAsyncError() and by every later call; the stream goes on in any case, and its buffers then hold no result. No kernel is
+ * ever started. A process without CUDA needs none, and none is loaded.
  *
  * Blocking. A call on a blocking communicator (the usual) returns when its result is there. On a communicator made with blocking = 0 it
  * returns hfrInProgress once it is under way; its buffers must be left alone until hfrCommGetAsyncError() says something else than hfrInProgress.
@@ -37,7 +46,8 @@ extern "C" {
 typedef struct hfrComm* hfrComm_t;
 /* A reducer: named tensors that are reduced into one destination. */
 typedef struct hfrReducer* hfrReducer_t;
-/* Takes the place of a CUDA stream. Must be NULL: buffers are host memory; anything else is hfrInvalidArgument. */
+/* A CUDA stream (CUstream, cudaStream_t), for buffers that are device or pinned memory; NULL for host memory, and the legacy default
+ * stream for device memory. */
 typedef void* hfrStream_t;
 
 /* Where a group meets, and its secret: hand it to all ranks over a way that strangers cannot read. */
@@ -49,7 +59,7 @@ typedef struct hfrUniqueId {
 /* What a function returns. */
 typedef enum {
   hfrSuccess = 0,
-  hfrUnhandledCudaError = 1, /* never returned: there is no CUDA here */
+  hfrUnhandledCudaError = 1, /* a device or its driver failed: see the text */
   hfrSystemError = 2,        /* memory, threads or the start of the group: see the text */
   hfrInternalError = 3,      /* a bug of the library: please report it with the text */
   hfrInvalidArgument = 4,    /* an argument makes no sense; nothing was started */
@@ -97,7 +107,7 @@ typedef enum {
 
 /* Where the factor of a premultiplied sum lies. */
 typedef enum {
-  hfrScalarDevice = 0,       /* not taken: there is no device */
+  hfrScalarDevice = 0,       /* in device or pinned memory, read by each call that uses it: see hfrRedOpCreatePreMulSum() */
   hfrScalarHostImmediate = 1 /* in host memory, read before the call returns */
 } hfrScalarResidence_t;
 
@@ -111,6 +121,7 @@ typedef struct hfrConfig {
   int timeoutMs;        /* milliseconds without progress after which a call fails; default HFR_TIMEOUT, else 300 s */
   int connectTimeoutMs; /* milliseconds in which all ranks must have come; default HFR_CONNECT_TIMEOUT, else 120 s */
   const char* node;     /* name of the node that this rank claims to be on; default HFR_NODE, else this host */
+  int gpu;              /* 1: buffers lie on GPUs, on one rank at least; 0: on none; default: 1 where this process has a CUDA context */
 } hfrConfig_t;
 
 #define HFR_CONFIG_MAGIC 0x31726668u
@@ -119,7 +130,7 @@ typedef struct hfrConfig {
 #define HFR_CONFIG_INITIALIZER                                                                                     \
   {                                                                                                                \
     sizeof(hfrConfig_t), HFR_CONFIG_MAGIC, HFR_VERSION_CODE, HFR_CONFIG_UNDEF_INT, HFR_CONFIG_UNDEF_INT,           \
-        HFR_CONFIG_UNDEF_INT, HFR_CONFIG_UNDEF_PTR                                                                 \
+        HFR_CONFIG_UNDEF_INT, HFR_CONFIG_UNDEF_PTR, HFR_CONFIG_UNDEF_INT                                           \
   }
 
 /* hfrCommSplit(): this rank is in none of the new groups. */
@@ -139,19 +150,20 @@ const char* hfrGetLastError(hfrComm_t comm);
 
 /* ---- communicators ------------------------------------------------------------------------------------------------------------------ */
 
-/* Makes the identity of a new group, on one rank; hand its bytes to the others. The group meets in this process, which must live, and keep its
- * communicator, as long as other ranks use theirs and those split from them. HFR_COMM_ID=host:port sets the place; otherwise the interface is
- * chosen as HFR_SOCKET_IFNAME or the default route has it. hfrSystemError: no address to listen on. */
+/* Makes the identity of a new group, on one rank; hand its bytes to the others. The group meets in this process, which must live, and keep
+ * its communicator, as long as other ranks use theirs and those split from them. HFR_COMM_ID=host:port sets the place; otherwise the
+ * interface is chosen as HFR_SOCKET_IFNAME or the default route has it. hfrSystemError: no address to listen on. */
 hfrResult_t hfrGetUniqueId(hfrUniqueId* uniqueId);
 
 /* Joins the group of nranks ranks as number rank; returns when all have come. Inside hfrGroupStart()/hfrGroupEnd() it returns at once, and
  * hfrGroupEnd() joins all of the thread's communicators at a time: so one thread can be several ranks. The communicator is blocking.
- * hfrInvalidArgument: rank is not in 0..nranks-1, or commId is no identity. hfrSystemError: ranks did not come in time, settings that differ, no
- * memory. *comm is NULL after a failure. (After a failure in a group it stays good for hfrGetLastError() and hfrCommDestroy().) */
+ * hfrInvalidArgument: rank is not in 0..nranks-1, or commId is no identity. hfrSystemError: ranks did not come in time, settings that
+ * differ, no memory. *comm is NULL after a failure. (After a failure in a group it stays good for hfrGetLastError() and hfrCommDestroy().) */
 hfrResult_t hfrCommInitRank(hfrComm_t* comm, int nranks, hfrUniqueId commId, int rank);
 
 /* As hfrCommInitRank(), with settings; NULL for none. With blocking = 0 it returns hfrInProgress, and hfrCommGetAsyncError() says when the
- * communicator can be used. hfrInvalidArgument: a config that HFR_CONFIG_INITIALIZER did not begin, or from a header later than the library. */
+ * communicator can be used. hfrInvalidArgument: a config that HFR_CONFIG_INITIALIZER did not begin, or from a header later than the
+ * library. */
 hfrResult_t hfrCommInitRankConfig(hfrComm_t* comm, int nranks, hfrUniqueId commId, int rank, const hfrConfig_t* config);
 
 /* Not NCCL's. Joins the group that the launcher's environment describes (hfr run, torchrun, MPI launchers, Slurm, or HFR_RANK and so on); a
@@ -166,8 +178,8 @@ hfrResult_t hfrCommInitEnvConfig(hfrComm_t* comm, const hfrConfig_t* config);
  * not be used for other calls until the split has ended. hfrInvalidArgument: another negative color, another setting. */
 hfrResult_t hfrCommSplit(hfrComm_t comm, int color, int key, hfrComm_t* newcomm, const hfrConfig_t* config);
 
-/* Waits until all calls have ended, and takes leave of the other ranks (at most a few seconds). After it only hfrCommDestroy(), hfrCommAbort(),
- * hfrCommGetAsyncError(), hfrGetLastError() and the counts below are good. With blocking = 0 it returns hfrInProgress. */
+/* Waits until all calls have ended, and takes leave of the other ranks (at most a few seconds). After it only hfrCommDestroy(),
+ * hfrCommAbort(), hfrCommGetAsyncError(), hfrGetLastError() and the counts below are good. With blocking = 0 it returns hfrInProgress. */
 hfrResult_t hfrCommFinalize(hfrComm_t comm);
 
 /* Ends comm, with hfrCommFinalize() where that was not called; waits for calls that are under way. NULL is hfrSuccess. hfrInvalidArgument:
@@ -179,22 +191,24 @@ hfrResult_t hfrCommDestroy(hfrComm_t comm);
 hfrResult_t hfrCommAbort(hfrComm_t comm);
 
 /* How comm does, in *asyncError: hfrInProgress until every call that was started (its making, a split or a finalize too) has ended; then
- * hfrSuccess, or the first failure, whose text hfrGetLastError(comm) gives. A failure of the group stays; an hfrInvalidArgument, after which comm
- * is as good as before, is told once. */
+ * hfrSuccess, or the first failure, whose text hfrGetLastError(comm) gives. A failure of the group stays; an hfrInvalidArgument, after
+ * which comm is as good as before, is told once. Calls on streams are never hfrInProgress: ask the stream for their end, and this for
+ * their failure. */
 hfrResult_t hfrCommGetAsyncError(hfrComm_t comm, hfrResult_t* asyncError);
 
 /* Number of ranks. */
 hfrResult_t hfrCommCount(hfrComm_t comm, int* count);
 /* This rank. */
 hfrResult_t hfrCommUserRank(hfrComm_t comm, int* rank);
-/* The device of comm: -1, the host. */
+/* The number of comm's device: that of its calls, and before the first of them the one that was current when comm was made; -1 where there is
+ * none. All calls of a communicator are on one device; several ranks may be on the same. */
 hfrResult_t hfrCommCuDevice(hfrComm_t comm, int* device);
 
 /* ---- collectives -------------------------------------------------------------------------------------------------------------------- *
  * Every rank makes the same calls in the same order, with the same count, datatype, op and root: what differs is hfrInvalidUsage on every
  * rank. A count of 0 is a call like any other, and its buffers may be NULL. hfrInvalidArgument: a handle that does not live, a NULL buffer that is
  * needed, a type, operation, root or peer that is none, an operation that the type does not have, sizes past the address space, a
- * stream that is not NULL. Buffers must not overlap except as "in place" has it. */
+ * stream with memory that is not for it. Buffers must not overlap except as "in place" has it. */
 
 /* Reduces count elements over all ranks; every rank gets the result, the same bit for bit. In place: sendbuff == recvbuff. */
 hfrResult_t hfrAllReduce(const void* sendbuff, void* recvbuff, size_t count, hfrDataType_t datatype, hfrRedOp_t op,
@@ -204,8 +218,8 @@ hfrResult_t hfrAllReduce(const void* sendbuff, void* recvbuff, size_t count, hfr
 hfrResult_t hfrReduceScatter(const void* sendbuff, void* recvbuff, size_t recvcount, hfrDataType_t datatype,
                              hfrRedOp_t op, hfrComm_t comm, hfrStream_t stream);
 
-/* Every rank gets the sendcount elements of every rank, in rank order: recvbuff has nranks * sendcount. In place: sendbuff == recvbuff + rank *
- * sendcount. */
+/* Every rank gets the sendcount elements of every rank, in rank order: recvbuff has nranks * sendcount. In place: sendbuff == recvbuff +
+ * rank * sendcount. */
 hfrResult_t hfrAllGather(const void* sendbuff, void* recvbuff, size_t sendcount, hfrDataType_t datatype,
                          hfrComm_t comm, hfrStream_t stream);
 
@@ -244,12 +258,12 @@ hfrResult_t hfrGather(const void* sendbuff, void* recvbuff, size_t count, hfrDat
 hfrResult_t hfrScatter(const void* sendbuff, void* recvbuff, size_t count, hfrDataType_t datatype, int root,
                        hfrComm_t comm, hfrStream_t stream);
 
-/* Not NCCL's. Returns when all ranks have come here. */
+/* Not NCCL's. Returns when all ranks have come here; on a stream, all their streams. */
 hfrResult_t hfrBarrier(hfrComm_t comm, hfrStream_t stream);
 
 /* Sends count elements to rank peer, which must call hfrRecv() with the same count and datatype; ends when the peer has them. What two ranks
- * send each other at a time stands in one hfrGroupStart()/hfrGroupEnd(); so does what a rank sends to itself, with its hfrRecv(). A failure is one
- * of all messages from this rank to peer, from then on, and not of the group. */
+ * send each other at a time stands in one hfrGroupStart()/hfrGroupEnd(); so does what a rank sends to itself, with its hfrRecv() on the
+ * same stream. A failure is one of all messages from this rank to peer, from then on, and not of the group. */
 hfrResult_t hfrSend(const void* sendbuff, size_t count, hfrDataType_t datatype, int peer, hfrComm_t comm,
                     hfrStream_t stream);
 
@@ -264,16 +278,19 @@ hfrResult_t hfrRecv(void* recvbuff, size_t count, hfrDataType_t datatype, int pe
 /* Begins a group; groups may stand in groups. */
 hfrResult_t hfrGroupStart(void);
 
-/* Ends a group. The outermost starts what was noted: communicators to be joined first, then calls in their order, then splits; and waits for
- * all on blocking communicators. Returns the first failure; hfrInProgress where calls on non-blocking communicators are under way. If a
- * call was refused while it was noted, nothing is started and its failure is returned. hfrInvalidUsage: no group has begun. */
+/* Ends a group. The outermost starts what was noted: communicators to be joined first, then calls in their order, then splits; and waits
+ * for all on blocking communicators that are not on a stream. Streams wait for the results of the group when all its calls have been put
+ * on theirs, so that one stream may have calls of several communicators. Returns the first failure; hfrInProgress where calls on
+ * non-blocking communicators are under way. If a call was refused while it was noted, nothing is started and its failure is returned.
+ * hfrInvalidUsage: no group has begun. */
 hfrResult_t hfrGroupEnd(void);
 
 /* ---- operations --------------------------------------------------------------------------------------------------------------------- */
 
 /* Makes an operation of comm: the sum of all inputs, each multiplied by the scalar first. *scalar is of datatype, and the operation is good
- * for that type alone. Unlike NCCL's, all ranks must give the same scalar: what differs is hfrInvalidUsage when it is used. residence
- * must be hfrScalarHostImmediate. hfrInvalidArgument: a 64-bit integer that a double does not hold. */
+ * for that type alone. Unlike NCCL's, all ranks must give the same scalar: what differs is hfrInvalidUsage when it is used. With
+ * hfrScalarDevice the host reads the scalar when a call that uses it is made (in a group: when it is noted), and waits for the call's stream
+ * first. hfrInvalidArgument: a 64-bit integer that a double does not hold; hfrScalarDevice in a process without CUDA. */
 hfrResult_t hfrRedOpCreatePreMulSum(hfrRedOp_t* op, void* scalar, hfrDataType_t datatype, hfrScalarResidence_t residence,
                                     hfrComm_t comm);
 
@@ -283,8 +300,9 @@ hfrResult_t hfrRedOpDestroy(hfrRedOp_t op, hfrComm_t comm);
 /* ---- memory ------------------------------------------------------------------------------------------------------------------------- */
 
 /* Gives size bytes, zeroed, from a page boundary on. They lie in the memory that the ranks of this node share, of this process's oldest
- * communicator with more than one rank that lives: its calls on them copy nothing in or out. Without one it is ordinary memory. It stays good after
- * the communicator has ended. A size of 0 gives NULL. hfrSystemError: too little memory. */
+ * communicator with more than one rank that lives: its calls on them copy nothing in or out. Without one it is ordinary memory. It stays
+ * good after the communicator has ended. A size of 0 gives NULL. It is host memory in any case: device memory is the driver's to give.
+ * hfrSystemError: too little memory. */
 hfrResult_t hfrMemAlloc(void** ptr, size_t size);
 
 /* Gives back what hfrMemAlloc() gave; no call may be under way on it. NULL is hfrSuccess. hfrInvalidArgument: anything else. */
@@ -311,16 +329,18 @@ hfrResult_t hfrReducerRegister(hfrReducer_t reducer, const char* name, size_t co
 /* Elements of all tensors: what the fused destination must hold. */
 hfrResult_t hfrReducerTotal(hfrReducer_t reducer, size_t* total);
 
-/* Where results go, from the next tensor on; memory of hfrMemAlloc() saves a copy. It must be left alone until hfrReducerSynchronize(). NULL, as
- * at the beginning: each result takes its tensor's place. */
+/* Where results go, from the next tensor on; memory of hfrMemAlloc() saves a copy, and for tensors on a device it is device or pinned
+ * memory. It must be left alone until hfrReducerSynchronize(). NULL, as at the beginning: each result takes its tensor's place. */
 hfrResult_t hfrReducerSetFusedDest(hfrReducer_t reducer, void* dest);
 
-/* Starts reducing the tensor name from ptr; returns at once, with blocking communicators too. ptr must be left alone until
- * hfrReducerSynchronize(); it is written only where there is no fused destination. hfrInvalidArgument: no such tensor, another count. */
+/* Starts reducing the tensor name from ptr; returns at once, with blocking communicators too. Device and pinned memory goes on the stream,
+ * as everywhere. ptr must be left alone until hfrReducerSynchronize(); it is written only where there is no fused destination.
+ * hfrInvalidArgument: no such tensor, another count. */
 hfrResult_t hfrReducerAsyncReduce(hfrReducer_t reducer, hfrStream_t stream, const char* name, void* ptr, size_t count);
 
-/* Waits for all that was started. *names are the count names reduced since the last time, in their order; they are the reducer's and good
- * until it is synchronized again or destroyed. names and count may both be NULL. */
+/* Waits for all that was started. What was started on streams the stream waits for, and not the host: pass the stream that works with the
+ * results (NULL is the legacy default stream, if anything was on a stream). *names are the count names reduced since the last time, in
+ * their order; they are the reducer's and good until it is synchronized again or destroyed. names and count may both be NULL. */
 hfrResult_t hfrReducerSynchronize(hfrReducer_t reducer, hfrStream_t stream, const char* const** names, size_t* count);
 
 /* Ends a reducer; waits for what was started. NULL is hfrSuccess. */

@@ -6,7 +6,10 @@ use crate::{
     group::Call,
 };
 use hfr::{Collective, Communicator, DType, RawCall, ReduceOp};
-use std::ffi::{c_int, c_void};
+use std::{
+    ffi::{c_int, c_void},
+    ptr::{null, null_mut},
+};
 
 /// The memory of a call.
 pub struct Memory {
@@ -45,8 +48,9 @@ impl Memory {
             dtype,
             op,
             count,
-            input: input.cast(),
-            output: output.cast(),
+            // What a rank does not need may be anything: nobody is to look where it lies.
+            input: if needs[0] { input.cast() } else { null() },
+            output: if needs[1] { output.cast() } else { null_mut() },
             blocks: None,
         }))
     }

@@ -4,8 +4,9 @@
 use crate::{
     arguments::{Memory, rank_of},
     comm::{Comm, Handle},
-    group::{Stream, call},
+    group::call,
     redop::operation,
+    stream::Stream,
     value::{self, Code},
 };
 use hfr::{Collective, Communicator, DType, ReduceOp};
@@ -27,7 +28,7 @@ pub unsafe extern "C" fn hfrAllReduce(
 ) -> Code {
     let make = |comm: &Comm, on: &Communicator| {
         let dtype = value::dtype(datatype)?;
-        let op = operation(comm, op, dtype)?;
+        let op = operation(comm, op, dtype, stream)?;
         let memory = Memory {
             input: sendbuff,
             output: recvbuff,
@@ -56,7 +57,7 @@ pub unsafe extern "C" fn hfrReduceScatter(
 ) -> Code {
     let make = |comm: &Comm, on: &Communicator| {
         let dtype = value::dtype(datatype)?;
-        let op = operation(comm, op, dtype)?;
+        let op = operation(comm, op, dtype, stream)?;
         let memory = Memory {
             input: sendbuff,
             output: recvbuff,
@@ -211,7 +212,7 @@ pub unsafe extern "C" fn hfrReduce(
 ) -> Code {
     let make = |comm: &Comm, on: &Communicator| {
         let dtype = value::dtype(datatype)?;
-        let op = operation(comm, op, dtype)?;
+        let op = operation(comm, op, dtype, stream)?;
         let root = rank_of("root", root, on)?;
         let memory = Memory {
             input: sendbuff,

@@ -2,15 +2,20 @@
 //! Invariant: `calls` counts everything that may still touch a caller's buffer or the communicator itself; nothing is dropped before it is 0.
 
 use crate::{
+    calls::Calls,
     fail::{Fail, Outcome, caught, guard},
+    redop::Operation,
     table::{Table, fresh},
     value::Code,
 };
-use hfr::{Communicator, DType, Error, Pending, ReduceOp};
+use hfr::{Communicator, DType, Error, Pending, device};
 use std::{
     collections::{HashMap, HashSet},
     ffi::{c_int, c_void},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
 };
 
 /// `hfrComm_t` and `hfrReducer_t`.
@@ -41,12 +46,16 @@ pub struct Comm {
     /// The process that made it: in a forked child nothing of it runs.
     process: u32,
     pub calls: Arc<Calls>,
+    /// The process uses CUDA, as far as is known: every call asks where its buffers are.
+    asks: AtomicBool,
+    /// The device that was current when it was made; -1 without one.
+    device: AtomicI32,
     state: Mutex<State>,
     last: Mutex<String>,
     /// What `hfrCommRegister` gave out.
     pub registered: Mutex<HashSet<usize>>,
     /// What `hfrRedOpCreatePreMulSum` made.
-    pub operations: Mutex<HashMap<c_int, (DType, ReduceOp)>>,
+    pub operations: Mutex<HashMap<c_int, (DType, Operation)>>,
 }
 
 /// Looks through poison: what it guards is whole after every statement.
@@ -55,13 +64,17 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Comm {
-    /// One that starts, with a handle of its own.
-    pub fn starting(blocking: bool) -> Arc<Comm> {
+    /// One that starts, with a handle of its own; `gpu` as the settings or its parent have it.
+    pub fn starting(blocking: bool, gpu: Option<bool>) -> Arc<Comm> {
+        let asks = gpu.unwrap_or_else(device::in_use);
+        let current = asks.then(device::current).flatten();
         let comm = Arc::new(Comm {
             handle: fresh(),
             blocking,
             process: std::process::id(),
             calls: Arc::default(),
+            asks: AtomicBool::new(asks),
+            device: AtomicI32::new(current.unwrap_or(-1)),
             state: Mutex::new(State::Starting),
             last: Mutex::default(),
             registered: Mutex::default(),
@@ -75,6 +88,27 @@ impl Comm {
     /// The handle as C has it.
     pub fn handle(&self) -> Handle {
         std::ptr::without_provenance_mut(self.handle)
+    }
+
+    /// Whether calls ask where their buffers are, even without a stream.
+    pub fn asks(&self) -> bool {
+        self.asks.load(Ordering::Relaxed)
+    }
+
+    /// A call has met CUDA: later ones ask.
+    pub fn ask_from_now_on(&self) {
+        self.asks.store(true, Ordering::Relaxed);
+    }
+
+    /// Says which device it is for, before it has met one.
+    pub fn meant_for(&self, device: c_int) {
+        self.device.store(device, Ordering::Relaxed);
+    }
+
+    /// The device of its calls, or the one that was current when it was made; -1 for the host.
+    pub fn device(&self) -> c_int {
+        let met = self.made().and_then(|made| made.device());
+        met.unwrap_or_else(|| self.device.load(Ordering::Relaxed))
     }
 
     /// What its start has come to.
@@ -153,6 +187,13 @@ impl Comm {
         pending.then(move |outcome| calls.end(outcome.map_err(Fail::from)));
     }
 
+    /// As `watch`, of a call on a stream: to its caller it is made when it is on the stream, and only its failure is told.
+    pub fn watch_on_stream(&self, pending: &Pending) {
+        let calls = self.calls.clone();
+        calls.begin_on_stream();
+        pending.then(move |outcome| calls.end_on_stream(outcome.map_err(Fail::from)));
+    }
+
     /// For `hfrCommGetAsyncError`.
     pub fn condition(&self) -> Outcome<Code> {
         self.own()?;
@@ -212,86 +253,6 @@ impl Comm {
         made.abort("hfrCommAbort was called");
         drop(made);
         self.leave(0)
-    }
-}
-
-/// Calls that are under way without a caller who waits, and what has come of them.
-#[derive(Default)]
-pub struct Calls {
-    open: Mutex<Open>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Open {
-    running: usize,
-    leaving: bool,
-    splits: usize,
-    failed: Option<Fail>,
-}
-
-impl Calls {
-    /// One more.
-    pub fn begin(&self) {
-        lock(&self.open).running += 1;
-    }
-
-    /// One less; the first failure stays to be told.
-    pub fn end(&self, outcome: Outcome<()>) {
-        let mut open = lock(&self.open);
-        open.running -= 1;
-        if let Err(fail) = outcome {
-            open.failed.get_or_insert(fail);
-        }
-        drop(open);
-        self.changed.notify_all();
-    }
-
-    /// Taking leave begins, as one more call; whether it had not begun before.
-    pub fn begin_leaving(&self) -> bool {
-        let mut open = lock(&self.open);
-        let first = !std::mem::replace(&mut open.leaving, true);
-        open.running += usize::from(first);
-        first
-    }
-
-    /// A split begins: no other call until it has ended.
-    pub fn begin_split(&self) {
-        let mut open = lock(&self.open);
-        open.running += 1;
-        open.splits += 1;
-    }
-
-    /// A split has ended.
-    pub fn end_split(&self, outcome: Outcome<()>) {
-        lock(&self.open).splits -= 1;
-        self.end(outcome);
-    }
-
-    fn splits(&self) -> bool {
-        lock(&self.open).splits > 0
-    }
-
-    fn running(&self) -> bool {
-        lock(&self.open).running > 0
-    }
-
-    /// Waits until no more than `own` are under way.
-    fn idle(&self, own: usize) {
-        let open = lock(&self.open);
-        let _open = self
-            .changed
-            .wait_while(open, |open| open.running > own)
-            .unwrap_or_else(PoisonError::into_inner);
-    }
-
-    /// The first failure. One of an argument is told once: the communicator is as good as before.
-    fn failed(&self) -> Option<Fail> {
-        let mut open = lock(&self.open);
-        match &open.failed {
-            Some(fail) if fail.code != Code::InvalidArgument => Some(fail.clone()),
-            _ => open.failed.take(),
-        }
     }
 }
 

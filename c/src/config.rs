@@ -12,24 +12,33 @@ use std::{
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Given {
+    /// Bytes of it.
     pub size: usize,
+    /// [`MAGIC`].
     pub magic: c_uint,
+    /// The header's version.
     pub version: c_uint,
+    /// Calls return with their results.
     pub blocking: c_int,
+    /// Milliseconds without progress.
     pub timeoutMs: c_int,
+    /// Milliseconds in which all ranks must have come.
     pub connectTimeoutMs: c_int,
+    /// Name of the rank's node.
     pub node: *const c_char,
+    /// Buffers lie on GPUs.
+    pub gpu: c_int,
 }
 
 /// `HFR_CONFIG_MAGIC`.
 pub const MAGIC: c_uint = 0x3172_6668;
 /// `HFR_CONFIG_UNDEF_INT`.
 const UNDEFINED: c_int = c_int::MIN;
-/// Size of the first version: shorter ones were never made.
+/// Size of the first version, which ends with `node`: shorter ones were never made.
 const FIRST: usize = 40;
 
 /// What `HFR_CONFIG_INITIALIZER` sets.
-const UNSET: Given = Given {
+pub const UNSET: Given = Given {
     size: size_of::<Given>(),
     magic: MAGIC,
     version: 0,
@@ -37,6 +46,7 @@ const UNSET: Given = Given {
     timeoutMs: UNDEFINED,
     connectTimeoutMs: UNDEFINED,
     node: std::ptr::null(),
+    gpu: UNDEFINED,
 };
 
 /// Settings that were given.
@@ -46,6 +56,7 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     pub connect_timeout: Option<Duration>,
     pub node: Option<String>,
+    pub gpu: Option<bool>,
 }
 
 impl Settings {
@@ -85,6 +96,7 @@ impl Settings {
             connect_timeout: milliseconds("connectTimeoutMs", given.connectTimeoutMs)?,
             // SAFETY: as the caller promises, a string that ends.
             node: unsafe { text("node", given.node) }?,
+            gpu: flag("gpu", given.gpu)?,
         })
     }
 
@@ -95,6 +107,7 @@ impl Settings {
         if let Some(node) = &self.node {
             node.clone_into(&mut config.node);
         }
+        config.gpu = self.gpu.or(config.gpu);
         config
     }
 }
@@ -154,6 +167,7 @@ mod tests {
         assert_eq!(read(&UNSET), Ok(Settings::default()));
         let mut given = UNSET;
         (given.blocking, given.timeoutMs, given.node) = (0, 1500, c"left".as_ptr());
+        given.gpu = 1;
         let settings = read(&given).expect("good");
         assert_eq!(settings.blocking, Some(false));
         let config = settings.over(Config::new(0, 1, "", b""));
@@ -162,7 +176,18 @@ mod tests {
             config.connect_timeout,
             Config::new(0, 1, "", b"").connect_timeout
         );
-        assert_eq!(config.node, "left");
+        assert_eq!((config.node.as_str(), config.gpu), ("left", Some(true)));
+    }
+
+    #[test]
+    fn a_config_of_an_earlier_header_is_read_up_to_its_end() {
+        let mut given = UNSET;
+        (given.size, given.node, given.gpu) = (FIRST, c"left".as_ptr(), 77);
+        let settings = read(&given).expect("good");
+        assert_eq!(
+            (settings.node.as_deref(), settings.gpu),
+            (Some("left"), None)
+        );
     }
 
     #[test]
@@ -178,6 +203,7 @@ mod tests {
                 "later hfreduce.h 1.2.3",
             ),
             (|g| g.blocking = 2, "blocking is 2"),
+            (|g| g.gpu = 3, "gpu is 3"),
             (|g| g.timeoutMs = 0, "timeoutMs is 0"),
             (|g| g.connectTimeoutMs = -1, "connectTimeoutMs is -1"),
             (|g| g.node = c"".as_ptr(), "node is empty"),

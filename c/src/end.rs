@@ -138,14 +138,20 @@ pub unsafe extern "C" fn hfrCommUserRank(comm: Handle, rank: *mut c_int) -> Code
     unsafe { ask("hfrCommUserRank", comm, rank, "rank", |(rank, _)| int(rank)) }
 }
 
-/// The device: the host.
+/// The device, or -1 for the host.
 ///
 /// # Safety
 /// `device` is NULL or good for a number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hfrCommCuDevice(comm: Handle, device: *mut c_int) -> Code {
-    // SAFETY: the caller's promise.
-    unsafe { ask("hfrCommCuDevice", comm, device, "device", |_| -1) }
+    on("hfrCommCuDevice", comm, |comm| {
+        if comm.place().is_none() {
+            comm.ready()?;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { put(device, "device", comm.device()) }?;
+        Ok(Code::Success)
+    })
 }
 
 /// Accepts any memory: what can be shared is so from the start.

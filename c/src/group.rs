@@ -5,13 +5,11 @@ use crate::{
     comm::{self, Comm, Handle, Start},
     fail::{self, Fail, Outcome, guard},
     own,
+    stream::{Sides, Stream, Way, way},
     value::Code,
 };
-use hfr::{Communicator, DType, Error, Pending, RawCall};
-use std::{cell::RefCell, collections::BTreeMap, ffi::c_void, sync::Arc, thread::JoinHandle};
-
-/// `hfrStream_t`.
-pub type Stream = *mut c_void;
+use hfr::{Block, Communicator, DType, Enqueued, Error, Pending, RawCall, device};
+use std::{cell::RefCell, collections::BTreeMap, ptr::null, sync::Arc, thread::JoinHandle};
 
 /// A call whose arguments are good.
 pub enum Call {
@@ -58,6 +56,47 @@ impl Call {
     }
 
     /// # Safety
+    /// The buffers are good, as `Communicator::enqueue` has it.
+    unsafe fn enqueue(self, on: &Communicator, stream: device::Stream) -> Result<Enqueued, Error> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Call::Collective(call) => on.enqueue(call, stream),
+                Call::Send {
+                    dtype,
+                    count,
+                    from,
+                    to,
+                } => on.enqueue_send(dtype, count, from, to, TAG, stream),
+                Call::Recv {
+                    dtype,
+                    count,
+                    into,
+                    from,
+                } => on.enqueue_recv(dtype, count, into, from, TAG, stream),
+            }
+        }
+    }
+
+    /// Where the buffers are.
+    fn sides(&self) -> Sides {
+        let first = |blocks: &[Block], whole: *const u8| {
+            let some = blocks.iter().find(|block| block.count > 0);
+            some.map_or(whole, |block| block.at.cast_const())
+        };
+        match self {
+            Call::Collective(call) => match &call.blocks {
+                Some(blocks) => [&blocks.input, &blocks.output].map(|side| first(side, null())),
+                None if call.count > 0 => [call.input, call.output.cast_const()],
+                None => [null(), null()],
+            },
+            Call::Send { count, from, .. } if *count > 0 => [*from, null()],
+            Call::Recv { count, into, .. } if *count > 0 => [null(), into.cast_const()],
+            Call::Send { .. } | Call::Recv { .. } => [null(), null()],
+        }
+    }
+
+    /// # Safety
     /// The buffers are good until this returns.
     unsafe fn run(self, on: &Communicator) -> Result<(), Error> {
         // SAFETY: the caller's promise; both forms end before this returns.
@@ -76,6 +115,7 @@ pub struct Noted {
     pub on: Arc<Communicator>,
     what: &'static str,
     pub call: Call,
+    pub way: Way,
 }
 
 /// What a thread has noted.
@@ -121,13 +161,14 @@ pub unsafe fn call(
 ) -> Code {
     let code = comm::on(what, handle, |comm| {
         let on = comm.ready()?;
-        host(stream)?;
         let call = make(comm, &on)?;
+        let way = way(comm, stream, call.sides())?;
         let noted = Noted {
             comm: comm.clone(),
             on,
             what,
             call,
+            way,
         };
         if open() {
             GROUP.with_borrow_mut(|group| group.calls.push(noted));
@@ -139,17 +180,7 @@ pub unsafe fn call(
     noted_by_group(code)
 }
 
-/// The stream must be none.
-pub fn host(stream: Stream) -> Outcome<()> {
-    if stream.is_null() {
-        return Ok(());
-    }
-    Err(Fail::argument(
-        "the stream is not NULL; buffers are host memory here, so pass NULL",
-    ))
-}
-
-/// Runs a call, or starts it on a communicator that does not block.
+/// Runs a call, starts it on a communicator that does not block, or puts it on its stream.
 ///
 /// # Safety
 /// Its buffers are good, as the header has it.
@@ -159,7 +190,20 @@ unsafe fn alone(noted: Noted) -> Outcome<Code> {
             "a message to the own rank; put it and its counterpart into one hfrGroupStart and hfrGroupEnd",
         ));
     }
-    let Noted { comm, on, call, .. } = noted;
+    let Noted {
+        comm,
+        on,
+        call,
+        way,
+        ..
+    } = noted;
+    if let Way::On(stream) = way {
+        // SAFETY: the caller's promise.
+        let enqueued = unsafe { call.enqueue(&on, stream) }?;
+        comm.watch_on_stream(enqueued.pending());
+        enqueued.block(stream)?;
+        return Ok(Code::Success);
+    }
     if comm.blocking {
         // SAFETY: the caller's promise.
         unsafe { call.run(&on) }?;
@@ -224,6 +268,21 @@ pub unsafe extern "C" fn hfrGroupEnd() -> Code {
     })
 }
 
+/// Forgets what was noted in the group that ends; nothing of it is started.
+pub fn forget() -> Outcome<()> {
+    GROUP.with_borrow_mut(|group| {
+        if group.depth == 0 {
+            return Err(Fail::usage("no group has begun; call hfrGroupStart first"));
+        }
+        group.depth -= 1;
+        if group.depth == 0 {
+            // What was to start has failed, and says so.
+            drop(std::mem::take(group));
+        }
+        Ok(())
+    })
+}
+
 /// Starts everything, then waits for what blocks.
 ///
 /// # Safety
@@ -245,23 +304,8 @@ unsafe fn together(starts: Vec<Start>, calls: Vec<Noted>) -> Outcome<Code> {
     for join in joins {
         threads.push((join.blocking(), Start::spawn(vec![join])));
     }
-    let mut waits = Vec::new();
-    for Noted {
-        comm,
-        on,
-        what,
-        call,
-    } in calls
-    {
-        // SAFETY: the caller's promise.
-        let pending = unsafe { call.start(&on) };
-        if comm.blocking {
-            waits.push((comm, on, what, pending));
-        } else {
-            comm.watch(&pending);
-            code = Code::InProgress;
-        }
-    }
+    // SAFETY: the caller's promise.
+    let begun = unsafe { Begun::of(calls) };
     let mut by_parent: BTreeMap<Option<usize>, Vec<Start>> = BTreeMap::new();
     for split in splits {
         by_parent.entry(split.parent()).or_default().push(split);
@@ -270,14 +314,13 @@ unsafe fn together(starts: Vec<Start>, calls: Vec<Noted>) -> Outcome<Code> {
         let blocking = splits.iter().all(Start::blocking);
         threads.push((blocking, Start::spawn(splits)));
     }
-    let mut first = Ok(());
-    for (comm, on, what, pending) in waits {
-        let outcome = pending.wait().map_err(|error| {
-            let fail = Fail::from(error).within(what, Some(on.rank()));
-            comm.noted(fail)
-        });
-        first = first.and(outcome);
-    }
+    let mut first = match begun.ended() {
+        Ok(Code::InProgress) => {
+            code = Code::InProgress;
+            Ok(())
+        }
+        other => other.map(|_| ()),
+    };
     for (blocking, thread) in threads {
         match thread {
             Err(fail) => first = first.and(Err(fail)),
@@ -286,6 +329,88 @@ unsafe fn together(starts: Vec<Start>, calls: Vec<Noted>) -> Outcome<Code> {
         }
     }
     first.map(|()| code)
+}
+
+/// A call of a group: whose it is and what it is called.
+struct Whose {
+    comm: Arc<Comm>,
+    on: Arc<Communicator>,
+    what: &'static str,
+}
+
+impl Whose {
+    /// What has come of it, with who and what in front of a failure.
+    fn told(&self, outcome: Result<(), Error>) -> Outcome<()> {
+        outcome.map_err(|error| {
+            let fail = Fail::from(error).within(self.what, Some(self.on.rank()));
+            self.comm.noted(fail)
+        })
+    }
+}
+
+/// The calls of a group, under way: those that are waited for, and what has gone wrong so far.
+struct Begun {
+    waits: Vec<(Whose, Pending)>,
+    first: Outcome<()>,
+    code: Code,
+}
+
+impl Begun {
+    /// Starts all, in their order; then those that are on streams hold these up. Not before: the streams of two ranks may be one.
+    ///
+    /// # Safety
+    /// The buffers of the calls are good, as the header has it.
+    unsafe fn of(calls: Vec<Noted>) -> Begun {
+        let mut begun = Begun {
+            waits: Vec::new(),
+            first: Ok(()),
+            code: Code::Success,
+        };
+        let mut holds = Vec::new();
+        for noted in calls {
+            let Noted { comm, on, what, .. } = noted;
+            let whose = Whose { comm, on, what };
+            match noted.way {
+                // SAFETY: the caller's promise.
+                Way::On(stream) => match unsafe { noted.call.enqueue(&whose.on, stream) } {
+                    Ok(enqueued) => {
+                        whose.comm.watch_on_stream(enqueued.pending());
+                        holds.push((whose, enqueued, stream));
+                    }
+                    Err(error) => begun.note(whose.told(Err(error))),
+                },
+                Way::Host => {
+                    // SAFETY: the caller's promise.
+                    let pending = unsafe { noted.call.start(&whose.on) };
+                    if whose.comm.blocking {
+                        begun.waits.push((whose, pending));
+                    } else {
+                        whose.comm.watch(&pending);
+                        begun.code = Code::InProgress;
+                    }
+                }
+            }
+        }
+        for (whose, enqueued, stream) in holds {
+            begun.note(whose.told(enqueued.block(stream)));
+        }
+        begun
+    }
+
+    fn note(&mut self, outcome: Outcome<()>) {
+        if self.first.is_ok() {
+            self.first = outcome;
+        }
+    }
+
+    /// Waits for the calls of communicators that block.
+    fn ended(mut self) -> Outcome<Code> {
+        for (whose, pending) in std::mem::take(&mut self.waits) {
+            let outcome = pending.wait();
+            self.note(whose.told(outcome));
+        }
+        self.first.map(|()| self.code)
+    }
 }
 
 /// A group of one call.

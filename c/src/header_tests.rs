@@ -1,5 +1,5 @@
 //! The header against the code: every function with the types of its arguments, every number, the layout of the config, the version. Reads both
-//! as text; knows nothing of what they do. That the shared library exports these functions and no others is for `tests/interface.rs`.
+//! as text; knows nothing of what they do. That the shared library exports these functions and no others is for `tests/programs.rs`.
 
 use crate::{
     config::{Given, MAGIC},
@@ -277,8 +277,9 @@ fn the_config_is_laid_out_as_the_header_has_it() {
         offset_of!(Given, timeoutMs),
         offset_of!(Given, connectTimeoutMs),
         offset_of!(Given, node),
+        offset_of!(Given, gpu),
         size_of::<Given>(),
     ];
-    assert_eq!(places, [0, 8, 12, 16, 20, 24, 32, 40]);
+    assert_eq!(places, [0, 8, 12, 16, 20, 24, 32, 40, 48]);
     assert_eq!(size_of::<Code>(), size_of::<c_int>());
 }

@@ -5,7 +5,8 @@ use crate::{
     arguments::{fits, null_buffer, rank_of},
     comm::{Comm, Handle},
     fail::{Fail, Outcome},
-    group::{Call, Stream, call},
+    group::{Call, call},
+    stream::Stream,
     value::{self, Code},
 };
 use hfr::{Block, Blocks, Collective, Communicator, DType, RawCall, ReduceOp};

@@ -1,18 +1,26 @@
-//! Messages of a rank to itself, as programs written for NCCL send them among those to all others: copied, without the library. Knows nothing of
-//! other calls. Invariant: all pairs are seen to fit before the first is copied.
+//! Messages of a rank to itself, as programs written for NCCL send them among those to all others: copied, on the host or on their stream, and no
+//! call of the group. Knows nothing of other calls. Invariant: all pairs are seen to fit before the first is copied.
 
 use crate::{
     fail::{Fail, Outcome},
     group::{Call, Noted},
+    stream::Way,
 };
-use hfr::DType;
+use hfr::{DType, device};
 use std::collections::BTreeMap;
+
+/// One side of a message: what is expected to agree with the other, and where it is.
+struct Side {
+    what: (DType, usize),
+    way: Way,
+    at: *mut u8,
+}
 
 /// What one communicator sends to itself, and what it receives from itself.
 #[derive(Default)]
 struct Own {
-    sends: Vec<(DType, usize, *const u8)>,
-    recvs: Vec<(DType, usize, *mut u8)>,
+    sends: Vec<Side>,
+    recvs: Vec<Side>,
 }
 
 /// Whether a call is a message from a rank to itself.
@@ -32,39 +40,74 @@ pub unsafe fn deliver(calls: Vec<Noted>) -> Outcome<Vec<Noted>> {
     let mut by_comm: BTreeMap<usize, Own> = BTreeMap::new();
     for noted in own {
         let own = by_comm.entry(noted.comm.handle).or_default();
+        let way = noted.way;
         match noted.call {
             Call::Send {
                 dtype, count, from, ..
-            } => own.sends.push((dtype, count, from)),
+            } => own.sends.push(Side {
+                what: (dtype, count),
+                way,
+                at: from.cast_mut(),
+            }),
             Call::Recv {
                 dtype, count, into, ..
-            } => own.recvs.push((dtype, count, into)),
+            } => own.recvs.push(Side {
+                what: (dtype, count),
+                way,
+                at: into,
+            }),
             Call::Collective(_) => {}
         }
     }
+    by_comm.values().try_for_each(Own::fits)?;
     for own in by_comm.values() {
-        if own.sends.len() != own.recvs.len() {
+        // SAFETY: the caller's promise.
+        unsafe { own.copy() }?;
+    }
+    Ok(others)
+}
+
+impl Own {
+    /// Whether every message has its counterpart.
+    fn fits(&self) -> Outcome<()> {
+        if self.sends.len() != self.recvs.len() {
             return Err(Fail::argument(format!(
                 "a group sends {} messages to the own rank and receives {} from it; give each its counterpart",
-                own.sends.len(),
-                own.recvs.len()
+                self.sends.len(),
+                self.recvs.len()
             )));
         }
-        for ((sent, count, _), (expected, room, _)) in own.sends.iter().zip(&own.recvs) {
-            if (sent, count) != (expected, room) {
+        for (send, recv) in self.sends.iter().zip(&self.recvs) {
+            let ((sent, count), (expected, room)) = (send.what, recv.what);
+            if send.what != recv.what {
                 return Err(Fail::argument(format!(
                     "{count} elements of {sent} are sent to the own rank and {room} of {expected} expected; make them agree"
                 )));
             }
-        }
-    }
-    for own in by_comm.values() {
-        for ((dtype, count, from), (_, _, into)) in own.sends.iter().zip(&own.recvs) {
-            if *count > 0 {
-                // SAFETY: both are good for as many elements, as the caller promises; they may be the same memory.
-                unsafe { std::ptr::copy(*from, *into, count * dtype.size()) };
+            if send.way != recv.way {
+                return Err(Fail::argument(
+                    "a message to the own rank is sent and received on different streams, or on one side on the host; use one \
+                     stream for both",
+                ));
             }
         }
+        Ok(())
     }
-    Ok(others)
+
+    /// # Safety
+    /// The buffers are good, as the header has it.
+    unsafe fn copy(&self) -> Outcome<()> {
+        for (send, recv) in self.sends.iter().zip(&self.recvs) {
+            let (dtype, count) = send.what;
+            let bytes = count * dtype.size();
+            match send.way {
+                _ if bytes == 0 => {}
+                // SAFETY: both are good for as many elements, as the caller promises; they may be the same memory.
+                Way::Host => unsafe { std::ptr::copy(send.at, recv.at, bytes) },
+                // SAFETY: the same, when the stream comes to it.
+                Way::On(stream) => unsafe { device::copy(send.at, recv.at, bytes, stream) }?,
+            }
+        }
+        Ok(())
+    }
 }

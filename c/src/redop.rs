@@ -4,11 +4,12 @@
 use crate::{
     comm::{Comm, Handle, lock, on},
     fail::{Fail, Outcome, put},
-    value::{self, Code, FIRST_BITWISE, HOST_IMMEDIATE, OPS},
+    stream::Stream,
+    value::{self, Code, FIRST_BITWISE, HOST_IMMEDIATE, ON_DEVICE, OPS},
 };
 use half::{bf16, f16};
 use hfr::{
-    DType, ReduceOp,
+    DType, ReduceOp, device,
     dtype::{F8E4M3, F8E5M2},
 };
 use std::{
@@ -19,13 +20,32 @@ use std::{
 /// The next number: they begin at `hfrNumOps`.
 static NEXT: AtomicI32 = AtomicI32::new(OPS.len() as c_int);
 
-/// The operation that `number` stands for on `comm`, for elements of `dtype`.
-pub fn operation(comm: &Comm, number: c_int, dtype: DType) -> Outcome<ReduceOp> {
+/// A sum with a factor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Operation {
+    /// The factor is known.
+    Known(f64),
+    /// It lies at this address, for a device to read: each call that uses it looks.
+    OnDevice(usize),
+}
+
+/// The operation that `number` stands for on `comm`, for elements of `dtype`, in a call on `stream`.
+pub fn operation(comm: &Comm, number: c_int, dtype: DType, stream: Stream) -> Outcome<ReduceOp> {
     if let Some(op) = value::op(number) {
         return Ok(op);
     }
-    match lock(&comm.operations).get(&number) {
-        Some((of, op)) if *of == dtype => Ok(*op),
+    let made = lock(&comm.operations).get(&number).copied();
+    match made {
+        Some((of, Operation::Known(factor))) if of == dtype => Ok(ReduceOp::PremulSum(factor)),
+        Some((of, Operation::OnDevice(at))) if of == dtype => {
+            let mut element = [0; 8];
+            let element = &mut element[..dtype.size()];
+            // SAFETY: good for an element, as who made the operation has promised.
+            unsafe { device::read(at as *const u8, element, device::Stream::new(stream)) }?;
+            // SAFETY: an element was read.
+            let factor = unsafe { scalar(element.as_ptr().cast(), dtype) }?;
+            Ok(ReduceOp::PremulSum(factor))
+        }
         Some((of, _)) => Err(Fail::argument(format!(
             "operation {number} was made for {of} and is used for {dtype}; make one for each type"
         ))),
@@ -89,16 +109,24 @@ pub unsafe extern "C" fn hfrRedOpCreatePreMulSum(
     on("hfrRedOpCreatePreMulSum", comm, |comm| {
         comm.ready()?;
         let dtype = value::dtype(datatype)?;
-        if residence != HOST_IMMEDIATE {
-            return Err(Fail::argument(
-                "the scalar is to be read from a device; there is none, so pass hfrScalarHostImmediate",
-            ));
-        }
         if scalar.is_null() {
             return Err(Fail::argument("scalar is NULL; pass where the factor is"));
         }
-        // SAFETY: not NULL, and then good for an element, as the caller promises.
-        let factor = unsafe { self::scalar(scalar, dtype) }?;
+        let made = match residence {
+            // SAFETY: not NULL, and then good for an element, as the caller promises.
+            HOST_IMMEDIATE => Operation::Known(unsafe { self::scalar(scalar, dtype) }?),
+            ON_DEVICE if device::in_use() => Operation::OnDevice(scalar.addr()),
+            ON_DEVICE => {
+                return Err(Fail::argument(
+                    "the scalar is to be read from a device, and this process uses none; pass hfrScalarHostImmediate",
+                ));
+            }
+            _ => {
+                return Err(Fail::argument(format!(
+                    "{residence} is no hfrScalarResidence_t; pass hfrScalarDevice or hfrScalarHostImmediate"
+                )));
+            }
+        };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         if !(0..FIRST_BITWISE).contains(&number) {
             // Numbers are not used twice, so that a stale one is found out; a thousand million are enough.
@@ -109,7 +137,7 @@ pub unsafe extern "C" fn hfrRedOpCreatePreMulSum(
         }
         // SAFETY: the caller's promise.
         unsafe { put(op, "op", number) }?;
-        lock(&comm.operations).insert(number, (dtype, ReduceOp::PremulSum(factor)));
+        lock(&comm.operations).insert(number, (dtype, made));
         Ok(Code::Success)
     })
 }

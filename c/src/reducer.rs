@@ -2,15 +2,15 @@
 //! hfrReducerSynchronize hands out stay where they are until the reducer is synchronized again or destroyed.
 
 use crate::{
-    comm::{Handle, lock, on},
+    comm::{Comm, Handle, lock, on},
     config::text,
     fail::{Fail, Outcome, caught, guard, put},
-    group::{Stream, host},
     redop::operation,
+    stream::{Stream, Way, way},
     table::{Table, fresh},
     value::{self, Code},
 };
-use hfr::Reducer;
+use hfr::{Reducer, device};
 use std::{
     ffi::{CString, c_char, c_int, c_void},
     sync::{Arc, Mutex},
@@ -22,7 +22,12 @@ static REDUCERS: Table<Mutex<Live>> = Table::new("reducer");
 /// A reducer, and the names it handed out last.
 struct Live {
     reducer: Reducer,
+    comm: Arc<Comm>,
     rank: usize,
+    /// Where results go, if not in their tensors' places.
+    fused: usize,
+    /// Tensors are on streams since the last synchronization.
+    on_streams: bool,
     names: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
@@ -65,9 +70,12 @@ pub unsafe extern "C" fn hfrReducerCreate(
         unsafe { put(reducer, "reducer", std::ptr::null_mut()) }?;
         let ready = comm.ready()?;
         let dtype = value::dtype(datatype)?;
-        let op = operation(comm, op, dtype)?;
+        let op = operation(comm, op, dtype, std::ptr::null_mut())?;
         let live = Live {
+            comm: comm.clone(),
             rank: ready.rank(),
+            fused: 0,
+            on_streams: false,
             reducer: Reducer::new(ready, dtype, op),
             names: Vec::new(),
             pointers: Vec::new(),
@@ -118,6 +126,7 @@ pub unsafe extern "C" fn hfrReducerSetFusedDest(reducer: Handle, dest: *mut c_vo
     with("hfrReducerSetFusedDest", reducer, |live| {
         // SAFETY: the caller's promise.
         unsafe { live.reducer.set_fused_destination(dest.cast()) };
+        live.fused = dest.addr();
         Ok(())
     })
 }
@@ -135,7 +144,6 @@ pub unsafe extern "C" fn hfrReducerAsyncReduce(
     count: usize,
 ) -> Code {
     with("hfrReducerAsyncReduce", reducer, |live| {
-        host(stream)?;
         // SAFETY: the caller's promise.
         let name = unsafe { named(name) }?;
         if ptr.is_null() && count > 0 {
@@ -143,8 +151,21 @@ pub unsafe extern "C" fn hfrReducerAsyncReduce(
                 "tensor {name} is at NULL; pass where its {count} elements are"
             )));
         }
-        // SAFETY: the caller's promise.
-        Ok(unsafe { live.reducer.reduce(&name, ptr.cast(), count) }?)
+        let sides = if count == 0 {
+            [std::ptr::null(); 2]
+        } else {
+            [ptr.cast_const().cast(), live.fused as *const u8]
+        };
+        match way(&live.comm, stream, sides)? {
+            // SAFETY: the caller's promise.
+            Way::Host => unsafe { live.reducer.reduce(&name, ptr.cast(), count) }?,
+            Way::On(stream) => {
+                // SAFETY: the caller's promise.
+                unsafe { live.reducer.enqueue(&name, ptr.cast(), count, stream) }?;
+                live.on_streams = true;
+            }
+        }
+        Ok(())
     })
 }
 
@@ -160,8 +181,16 @@ pub unsafe extern "C" fn hfrReducerSynchronize(
     count: *mut usize,
 ) -> Code {
     with("hfrReducerSynchronize", reducer, |live| {
-        host(stream)?;
-        let done = live.reducer.synchronize()?;
+        let on_streams = std::mem::take(&mut live.on_streams);
+        let done = if on_streams || (!stream.is_null() && device::in_use()) {
+            live.reducer.synchronize_on(device::Stream::new(stream))?
+        } else if stream.is_null() {
+            live.reducer.synchronize()?
+        } else {
+            return Err(Fail::argument(
+                "the stream is not NULL and this process does not use CUDA; pass NULL",
+            ));
+        };
         // A name came as a C string: it has no NUL.
         live.names = done
             .into_iter()

@@ -208,7 +208,7 @@ where
         // SAFETY: the caller's promise.
         let settings = unsafe { Settings::read(config) }?;
         let make = make(&settings)?;
-        let made = Comm::starting(settings.blocking.unwrap_or(true));
+        let made = Comm::starting(settings.blocking.unwrap_or(true), settings.gpu);
         // SAFETY: the caller's promise.
         unsafe {
             hand_out(comm, "comm", &made, || {
@@ -282,7 +282,9 @@ pub unsafe extern "C" fn hfrCommSplit(
             return group::start(Start::new(WHAT, None, parent, make));
         }
         let blocking = settings.blocking.or(parent.as_ref().map(|p| p.blocking));
-        let made = Comm::starting(blocking.unwrap_or(true));
+        // A parent that has met CUDA has children that look for it, too.
+        let gpu = parent.as_ref().filter(|p| p.asks()).map(|_| true);
+        let made = Comm::starting(blocking.unwrap_or(true), gpu);
         // SAFETY: the caller's promise.
         unsafe {
             hand_out(newcomm, "newcomm", &made, || {

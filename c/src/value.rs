@@ -9,17 +9,26 @@ use std::ffi::{c_char, c_int};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub enum Code {
+    /// No error.
     Success = 0,
+    /// A device or its driver failed.
     UnhandledCudaError = 1,
+    /// Memory, threads or the start of the group.
     SystemError = 2,
+    /// A bug of the library.
     InternalError = 3,
+    /// An argument makes no sense; nothing was started.
     InvalidArgument = 4,
+    /// Ranks made different calls, or a call came when it must not.
     InvalidUsage = 5,
+    /// A rank is gone, stalls or has aborted, or a connection broke.
     RemoteError = 6,
+    /// Under way.
     InProgress = 7,
 }
 
 impl Code {
+    /// All, in their order.
     pub const ALL: [Code; 8] = [
         Code::Success,
         Code::UnhandledCudaError,
@@ -46,7 +55,7 @@ impl Code {
     pub fn text(self) -> &'static std::ffi::CStr {
         match self {
             Code::Success => c"no error",
-            Code::UnhandledCudaError => c"unhandled cuda error",
+            Code::UnhandledCudaError => c"unhandled cuda error: a device or its driver failed",
             Code::SystemError => c"system error: memory, threads or the start of the group",
             Code::InternalError => c"internal error: a bug of the library",
             Code::InvalidArgument => c"invalid argument",
@@ -88,6 +97,9 @@ pub const FIRST_BITWISE: c_int = 0x4000_0000;
 /// The bitwise operations, from `FIRST_BITWISE` on.
 pub const BITWISE: [ReduceOp; 3] = [ReduceOp::BAnd, ReduceOp::BOr, ReduceOp::BXor];
 
+/// `hfrScalarDevice`.
+pub const ON_DEVICE: c_int = 0;
+
 /// `hfrScalarHostImmediate`.
 pub const HOST_IMMEDIATE: c_int = 1;
 
@@ -98,6 +110,7 @@ pub const NO_COLOR: c_int = -1;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Id {
+    /// Its bytes.
     pub internal: [c_char; 128],
 }
 

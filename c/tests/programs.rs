@@ -5,6 +5,7 @@
 #[path = "programs/installed.rs"]
 mod installed;
 
+use hfr_standin::library_folder;
 use hfr_tests::job::Plan;
 use installed::{Link, build, prefix, root, run, tool, tools_there};
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
@@ -68,6 +69,22 @@ fn c_is_told_of_failures_over_sockets() {
         &["killed"],
         ("HFR_TRANSPORT", "tcp"),
     );
+}
+
+/// Over the stand-in for the driver, which must be found before a real one's.
+#[test]
+fn c_puts_calls_on_streams() {
+    if !tools_there() {
+        return;
+    }
+    let driver = library_folder();
+    let folder = driver.path().to_str().expect("a plain path");
+    let search = driver.search_path().into_string().expect("plain paths");
+    let link = ["-Wl,--no-as-needed", "-L", folder, "-l:libcuda.so.1", "-lm"];
+    let options = [&C99[..], &link[..]].concat();
+    let program = build("cc", &options, "c/tests/streams.c", Link::Shared);
+    let said = run(&program, &[], ("LD_LIBRARY_PATH", &search));
+    assert!(said.contains("test result: ok. 9 passed"), "{said}");
 }
 
 #[test]

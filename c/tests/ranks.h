@@ -6,7 +6,10 @@
 #ifndef RANKS_H_
 #define RANKS_H_
 
+/* Who has other names for the interface has included it, and said what ours are there. */
+#ifndef RANKS_NAMES
 #include <hfreduce.h>
+#endif
 
 #include <signal.h>
 #include <stdint.h>
@@ -17,6 +20,11 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+/* How a rank joins; something else for those who have to do something before. */
+#ifndef RANKS_JOIN
+#define RANKS_JOIN hfrCommInitRank
+#endif
 
 /* Seconds after which a rank is ended. */
 #define LIFETIME 60
@@ -123,7 +131,7 @@ static inline void play(const Case* of, int rank, const int words[2]) {
   self.words[0] = words[0];
   self.words[1] = words[1];
   pass_identity(&self);
-  if (!of->raw) OK(hfrCommInitRank(&self.comm, of->ranks, self.id, rank));
+  if (!of->raw) OK(RANKS_JOIN(&self.comm, of->ranks, self.id, rank));
   of->body(&self);
   if (!of->raw) OK(hfrCommDestroy(self.comm));
   fflush(NULL);

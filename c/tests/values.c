@@ -54,19 +54,21 @@ SAME(bytes_of_result, sizeof(hfrResult_t), 4);
 SAME(bytes_of_type, sizeof(hfrDataType_t), 4);
 SAME(bytes_of_operation, sizeof(hfrRedOp_t), 4);
 SAME(bytes_of_stream, sizeof(hfrStream_t), 8);
-SAME(bytes_of_config, sizeof(hfrConfig_t), 40);
+SAME(bytes_of_config, sizeof(hfrConfig_t), 48);
 SAME(config_magic, offsetof(hfrConfig_t, magic), 8);
 SAME(config_version, offsetof(hfrConfig_t, version), 12);
 SAME(config_blocking, offsetof(hfrConfig_t, blocking), 16);
 SAME(config_timeout, offsetof(hfrConfig_t, timeoutMs), 20);
 SAME(config_connect_timeout, offsetof(hfrConfig_t, connectTimeoutMs), 24);
 SAME(config_node, offsetof(hfrConfig_t, node), 32);
+SAME(config_gpu, offsetof(hfrConfig_t, gpu), 40);
 
 int main(void) {
   hfrConfig_t config = HFR_CONFIG_INITIALIZER;
   return config.size == sizeof config && config.magic == HFR_CONFIG_MAGIC && config.version == (unsigned)HFR_VERSION_CODE &&
                  config.blocking == HFR_CONFIG_UNDEF_INT && config.timeoutMs == HFR_CONFIG_UNDEF_INT &&
-                 config.connectTimeoutMs == HFR_CONFIG_UNDEF_INT && config.node == HFR_CONFIG_UNDEF_PTR
+                 config.connectTimeoutMs == HFR_CONFIG_UNDEF_INT && config.node == HFR_CONFIG_UNDEF_PTR &&
+                 config.gpu == HFR_CONFIG_UNDEF_INT
              ? 0
              : 1;
 }

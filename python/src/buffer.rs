@@ -1,12 +1,16 @@
-//! From a Python object to address, count and type of its elements: numpy arrays by the array interface's structure, torch tensors by
-//! their methods (torch is never imported here), all else by the buffer protocol. Knows no collective and copies no element.
-//! Invariant: what a view points at stays where it is as long as the object lives, and what was put into `keep`.
+//! From a Python object to address, count and type of its elements: numpy arrays by the array interface's structure, all else with an
+//! array in it by the buffer protocol; `device` and `tensor` have the other ways. Knows no collective and copies no element.
+//! Invariants: what a view points at stays where it is as long as the object lives, and what was put into `keep`; a call on a stream gets
+//! no ordinary host memory, and one without a stream nothing that lies on a device.
 
 use crate::{
+    device,
     dtype::Type,
     error::invalid,
     protocol::{Buffer, CONTIGUOUS, get_buffer, release_buffer},
+    tensor,
 };
+use hfreduce::device::Stream;
 use pyo3::{
     exceptions::PyTypeError,
     ffi, intern,
@@ -25,7 +29,12 @@ pub struct View {
     pub count: usize,
     pub of: Type,
     pub writable: bool,
+    /// Number of the device it lies on, or [`UNKNOWN`] where the object does not tell; `None` for host memory.
+    pub device: Option<i32>,
 }
+
+/// A device of which an object does not tell the number.
+pub const UNKNOWN: i32 = -1;
 
 impl View {
     /// Bytes of all elements.
@@ -37,6 +46,24 @@ impl View {
 /// References that must live as long as the memory is used: list elements and exports, as their owners may let go of them meanwhile.
 pub type Keep = Vec<Py<PyAny>>;
 
+/// Who makes a call, which says what memory it can use.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Maker {
+    /// The host: all memory that the host reads.
+    Host,
+    /// A stream: memory on a device, and host memory that is pinned.
+    Stream,
+    /// Not known yet.
+    Either,
+}
+
+impl Maker {
+    /// Of a call on this stream, or on none.
+    pub fn of(stream: Option<Stream>) -> Maker {
+        stream.map_or(Maker::Host, |_| Maker::Stream)
+    }
+}
+
 /// Where an argument stands, for the text of errors.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
@@ -46,6 +73,8 @@ pub struct Place<'a> {
     pub role: &'a str,
     /// Number in a list.
     pub index: Option<usize>,
+    /// What memory the call can use.
+    pub maker: Maker,
 }
 
 impl Place<'_> {
@@ -86,12 +115,14 @@ enum Sort {
     ArrayLike,
     /// `torch.Tensor` and its subclasses.
     Tensor,
+    /// Others with `__cuda_array_interface__`.
+    Device,
     Protocol,
 }
 
 /// What was found out about objects that come again and again, told apart by their identity. Their number is bounded: types and data
 /// types beyond it are looked at anew each time.
-struct Known<T>(Mutex<Vec<(Py<PyAny>, T)>>);
+pub struct Known<T>(Mutex<Vec<(Py<PyAny>, T)>>);
 
 const MOST: usize = 64;
 
@@ -105,7 +136,7 @@ impl<T: Copy> Known<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, of: *mut ffi::PyObject) -> Option<T> {
+    pub fn get(&self, of: *mut ffi::PyObject) -> Option<T> {
         let known = self.lock();
         known
             .iter()
@@ -113,7 +144,7 @@ impl<T: Copy> Known<T> {
             .map(|(_, found)| *found)
     }
 
-    fn put(&self, of: &Bound<'_, PyAny>, found: T) {
+    pub fn put(&self, of: &Bound<'_, PyAny>, found: T) {
         let mut known = self.lock();
         if known.len() < MOST {
             known.push((of.clone().unbind(), found));
@@ -122,7 +153,7 @@ impl<T: Copy> Known<T> {
 }
 
 static SORTS: Known<Sort> = Known::new();
-static DTYPES: Known<Type> = Known::new();
+pub static DTYPES: Known<Type> = Known::new();
 
 fn sort(object: &Bound<'_, PyAny>) -> PyResult<Sort> {
     let of = object.get_type_ptr();
@@ -144,8 +175,10 @@ fn classify(of: &Bound<'_, PyType>) -> PyResult<Sort> {
             _ => {}
         }
     }
-    let like = of.hasattr(intern!(of.py(), "__array_struct__"))?;
-    Ok(if like {
+    let has = |name| of.hasattr(name);
+    Ok(if has(intern!(of.py(), "__cuda_array_interface__"))? {
+        Sort::Device
+    } else if has(intern!(of.py(), "__array_struct__"))? {
         Sort::ArrayLike
     } else {
         Sort::Protocol
@@ -155,15 +188,20 @@ fn classify(of: &Bound<'_, PyType>) -> PyResult<Sort> {
 /// Finds out where the object's elements are.
 ///
 /// # Errors
-/// An object without memory, or whose memory does not lie in one piece in native byte order on the CPU: a `TypeError` or `InvalidArgument`
-/// that says what to do.
+/// An object without memory, or whose memory does not lie in one piece in native byte order where the call can use it: a `TypeError` or
+/// `InvalidArgument` that says what to do.
 pub fn resolve(object: &Bound<'_, PyAny>, place: Place<'_>, keep: &mut Keep) -> PyResult<View> {
-    match sort(object)? {
+    let view = match sort(object)? {
         Sort::Array => array(object, place, None),
         Sort::ArrayLike => array(object, place, Some(keep)),
-        Sort::Tensor => tensor(object, place),
+        Sort::Tensor => tensor::view(object, place),
+        Sort::Device => device::view(object, place),
         Sort::Protocol => protocol(object, place, keep),
+    }?;
+    if place.maker == Maker::Stream && view.device.is_none() {
+        device::demand_pinned(object.py(), &view, place)?;
     }
+    Ok(view)
 }
 
 /// `PyArrayInterface`, what `__array_struct__` points at.
@@ -229,6 +267,7 @@ fn array(object: &Bound<'_, PyAny>, place: Place<'_>, keep: Option<&mut Keep>) -
         of,
         // What the capsule owns may be a copy that is thrown away, as it is with numpy's scalars.
         writable: flags & WRITABLE != 0 && keep.is_none(),
+        device: None,
     };
     if let Some(keep) = keep {
         keep.push(capsule.unbind());
@@ -254,7 +293,7 @@ fn flags(object: &Bound<'_, PyAny>) -> PyResult<c_int> {
 }
 
 /// Types that the kind does not tell: those of `ml_dtypes` by name, and records, which are moved as they are unless they hold references.
-fn named(object: &Bound<'_, PyAny>, kind: u8, size: usize, place: Place<'_>) -> PyResult<Type> {
+pub fn named(object: &Bound<'_, PyAny>, kind: u8, size: usize, place: Place<'_>) -> PyResult<Type> {
     let py = object.py();
     let dtype = object.getattr(intern!(py, "dtype"))?;
     if let Some(found) = DTYPES.get(dtype.as_ptr()) {
@@ -273,67 +312,6 @@ fn named(object: &Bound<'_, PyAny>, kind: u8, size: usize, place: Place<'_>) -> 
         )));
     }
     Ok(Type::Other(size, "record"))
-}
-
-fn tensor(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<View> {
-    let py = object.py();
-    if !object.getattr(intern!(py, "is_cpu"))?.is_truthy()? {
-        let device = object.getattr(intern!(py, "device"))?;
-        return Err(place.refuse(
-            py,
-            &format!("is on device {device}; this library reduces in CPU memory: pass x.cpu()"),
-        ));
-    }
-    let of = tensor_type(object, place)?;
-    if !object
-        .call_method0(intern!(py, "is_contiguous"))?
-        .is_truthy()?
-    {
-        let layout = object.getattr(intern!(py, "layout"))?;
-        return Err(place.refuse(
-            py,
-            &format!(
-                "is not contiguous ({layout}); pass x.contiguous() (of a sparse tensor its values), and copy the result back"
-            ),
-        ));
-    }
-    if matches!(of, Type::Complex(_)) && object.call_method0(intern!(py, "is_conj"))?.is_truthy()? {
-        return Err(place.refuse(
-            py,
-            "is a conjugate that is not in memory; pass x.resolve_conj()",
-        ));
-    }
-    let count: usize = object.call_method0(intern!(py, "numel"))?.extract()?;
-    let at: usize = object.call_method0(intern!(py, "data_ptr"))?.extract()?;
-    if at == 0 && count > 0 {
-        return Err(place.refuse(
-            py,
-            "has no memory of its own (freed storage, or a tensor that only describes one)",
-        ));
-    }
-    Ok(View {
-        at: at as *mut u8,
-        count,
-        of,
-        writable: true,
-    })
-}
-
-fn tensor_type(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Type> {
-    let dtype = object.getattr(intern!(object.py(), "dtype"))?;
-    if let Some(found) = DTYPES.get(dtype.as_ptr()) {
-        return Ok(found);
-    }
-    let text = dtype.str()?;
-    let text = text.to_cow()?;
-    let name = text.strip_prefix("torch.").unwrap_or(&text);
-    let Some(found) = Type::from_name(name) else {
-        return Err(place.refuse_type(&format!(
-            "has elements of type {text}, which this library does not know; convert it first"
-        )));
-    };
-    DTYPES.put(&dtype, found);
-    Ok(found)
 }
 
 fn protocol(object: &Bound<'_, PyAny>, place: Place<'_>, keep: &mut Keep) -> PyResult<View> {
@@ -368,6 +346,7 @@ fn protocol(object: &Bound<'_, PyAny>, place: Place<'_>, keep: &mut Keep) -> PyR
         count: view.bytes as usize / size.max(1),
         of,
         writable: view.read_only == 0,
+        device: None,
     });
     let format = String::from_utf8_lossy(format).into_owned();
     // SAFETY: filled in above; the export held by the memoryview keeps the memory where it is.

@@ -3,12 +3,12 @@
 //! fitting counts, writable outputs, and either in place exactly or without overlap.
 
 use crate::{
-    buffer::{Keep, Place, View, resolve},
+    buffer::{self, Keep, Place, UNKNOWN, View, resolve},
     dtype::Type,
     error::invalid,
     names::{Name, Share},
 };
-use hfreduce::{Block, Blocks, Collective, DType, RawCall, ReduceOp};
+use hfreduce::{Block, Blocks, Collective, DType, RawCall, ReduceOp, device::Stream};
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
@@ -24,6 +24,8 @@ pub struct Order {
     pub name: Name,
     pub op: ReduceOp,
     pub root: i64,
+    /// What the call is ordered on; `None` where the host makes it.
+    pub stream: Option<Stream>,
 }
 
 /// One side's memory.
@@ -112,6 +114,7 @@ impl Order {
             operation: self.name.text(),
             role,
             index: None,
+            maker: buffer::Maker::of(self.stream),
         };
         let pieces = match object.cast::<PyList>() {
             Ok(list) => Some(list.iter().collect::<Vec<_>>()),
@@ -144,6 +147,7 @@ impl Order {
         (gives, into): (Share, Side),
     ) -> PyResult<RawCall> {
         let of = self.one_type(py, &from, &into)?;
+        self.one_device(py, &from, &into)?;
         if !into.views().iter().all(|view| view.writable) {
             return Err(self.refuse(py, "the output is read-only; pass a writable copy"));
         }
@@ -247,6 +251,27 @@ impl Order {
                 first.of,
                 other.of
             ))),
+        }
+    }
+
+    /// What the objects themselves tell; the library asks the driver for the rest.
+    fn one_device(&self, py: Python<'_>, from: &Side, into: &Side) -> PyResult<()> {
+        if self.stream.is_none() {
+            return Ok(());
+        }
+        let all = from.views().iter().chain(into.views());
+        let mut devices = all.filter_map(|view| view.device.filter(|d| *d != UNKNOWN));
+        let Some(first) = devices.next() else {
+            return Ok(());
+        };
+        match devices.find(|device| *device != first) {
+            None => Ok(()),
+            Some(other) => Err(self.refuse(
+                py,
+                &format!(
+                    "one buffer is on device {first}, another on device {other}; keep all buffers of a rank on one device"
+                ),
+            )),
         }
     }
 

@@ -3,19 +3,22 @@
 
 use crate::{
     call::Order,
+    device,
     error::{invalid, raise},
     inner::{Inner, Object, interruptible},
+    join,
     keep::{in_callback, sweep},
     memory,
     names::{Name, name, operation},
-    pending::{Pending, seconds},
-    unique_id, world,
+    pending::Pending,
 };
-use hfreduce::{Config, Error};
 use pyo3::{prelude::*, types::PyString};
 use std::sync::Arc;
 
 type Text<'a, 'py> = Option<&'a Bound<'py, PyString>>;
+
+/// Operation and factor of a call that reduces nothing.
+const PLAIN: (Text<'static, 'static>, Option<f64>) = (None, None);
 
 /// A group of ranks that call collectives together, all the same ones in the same order.
 #[pyclass(frozen, module = "hfreduce")]
@@ -30,28 +33,12 @@ impl Communicator {
         }
     }
 
-    fn settings(
-        py: Python<'_>,
-        config: Result<Config, Error>,
-        timeout: Option<f64>,
-        connect_timeout: Option<f64>,
-    ) -> PyResult<Config> {
-        let mut config = config.map_err(|error| raise(py, &error))?;
-        if let Some(timeout) = timeout {
-            config.timeout = seconds(py, config.rank, "init", timeout)?;
-        }
-        if let Some(timeout) = connect_timeout {
-            config.connect_timeout = seconds(py, config.rank, "init", timeout)?;
-        }
-        Ok(config)
-    }
-
     fn order(
         &self,
         name: Name,
-        op: Text<'_, '_>,
-        factor: Option<f64>,
+        (op, factor): (Text<'_, '_>, Option<f64>),
         root: i64,
+        stream: Object<'_, '_>,
     ) -> PyResult<Order> {
         let Inner { rank, size, .. } = *self.inner;
         Ok(Order {
@@ -60,21 +47,19 @@ impl Communicator {
             name,
             op: operation(rank, name, op, factor)?,
             root,
+            stream: device::stream(rank, name.text(), stream)?,
         })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
     fn collective(
         &self,
         py: Python<'_>,
-        name: Name,
-        input: Object<'_, '_>,
-        output: Object<'_, '_>,
-        (op, factor): (Text<'_, '_>, Option<f64>),
-        root: i64,
-        async_op: bool,
+        (name, root): (Name, i64),
+        (input, output): (Object<'_, '_>, Object<'_, '_>),
+        op: (Text<'_, '_>, Option<f64>),
+        (async_op, stream): (bool, Object<'_, '_>),
     ) -> PyResult<Option<Pending>> {
-        let order = self.order(name, op, factor, root)?;
+        let order = self.order(name, op, root, stream)?;
         if async_op {
             self.inner.start(py, order, input, output).map(Some)
         } else {
@@ -82,11 +67,24 @@ impl Communicator {
         }
     }
 
-    fn end(py: Python<'_>, pending: Pending, async_op: bool) -> PyResult<Option<Pending>> {
-        if async_op {
-            return Ok(Some(pending));
+    fn message(
+        &self,
+        py: Python<'_>,
+        buffer: &Bound<'_, PyAny>,
+        sends: bool,
+        (other, tag): (i64, i64),
+        (async_op, stream): (bool, Object<'_, '_>),
+    ) -> PyResult<Option<Pending>> {
+        let operation = if sends { "send" } else { "recv" };
+        let stream = device::stream(self.inner.rank, operation, stream)?;
+        let pending = self
+            .inner
+            .pair(py, buffer, operation, (other, tag), stream, sends)?;
+        match stream {
+            _ if async_op => return Ok(Some(pending)),
+            Some(stream) => pending.block_on(py, stream)?,
+            None => pending.wait_until(py, None).map(|_| ())?,
         }
-        pending.wait_until(py, None)?;
         Ok(None)
     }
 }
@@ -95,19 +93,19 @@ impl Communicator {
 impl Communicator {
     /// Joins the job that the environment describes (torchrun, MPI launchers, Slurm, hfr run); alone where there is none.
     #[staticmethod]
-    #[pyo3(signature = (*, timeout=None, connect_timeout=None))]
+    #[pyo3(signature = (*, timeout=None, connect_timeout=None, gpu=None))]
     fn from_env(
         py: Python<'_>,
         timeout: Option<f64>,
         connect_timeout: Option<f64>,
+        gpu: Option<bool>,
     ) -> PyResult<Communicator> {
-        let config = Communicator::settings(py, Config::from_env(), timeout, connect_timeout)?;
-        interruptible(py, move || world::join(&config)).map(Communicator::new)
+        join::from_env(py, (timeout, connect_timeout), gpu).map(Communicator::new)
     }
 
     /// Joins the group that meets at a UniqueId, whose bytes all ranks have.
     #[staticmethod]
-    #[pyo3(signature = (id, rank, world, *, timeout=None, connect_timeout=None))]
+    #[pyo3(signature = (id, rank, world, *, timeout=None, connect_timeout=None, gpu=None))]
     fn join(
         py: Python<'_>,
         id: &[u8],
@@ -115,23 +113,9 @@ impl Communicator {
         world: i64,
         timeout: Option<f64>,
         connect_timeout: Option<f64>,
+        gpu: Option<bool>,
     ) -> PyResult<Communicator> {
-        let id = unique_id::parse(py, id)?;
-        let whole = |what: &str, number: i64, from: i64| match usize::try_from(number) {
-            Ok(whole) if number >= from => Ok(whole),
-            _ => {
-                let why = format!("{what} {number}; it is a whole number from {from} on");
-                Err(invalid(py, 0, "join", &why))
-            }
-        };
-        let (rank, world) = (whole("rank", rank, 0)?, whole("world", world, 1)?);
-        if rank >= world {
-            let why = format!("rank {rank} in a world of {world}");
-            return Err(invalid(py, rank, "join", &why));
-        }
-        let config = Config::of_rank(rank, world);
-        let config = Communicator::settings(py, config, timeout, connect_timeout)?;
-        interruptible(py, move || hfreduce::Communicator::join(&id, &config)).map(Communicator::new)
+        join::at(py, id, (rank, world), (timeout, connect_timeout), gpu).map(Communicator::new)
     }
 
     /// This process's rank.
@@ -150,6 +134,12 @@ impl Communicator {
     #[getter]
     fn node(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.inner.get(py)?.node())
+    }
+
+    /// Number of the CUDA device that this rank's calls are on; None before the first one on a stream.
+    #[getter]
+    fn device(&self, py: Python<'_>) -> PyResult<Option<i32>> {
+        Ok(self.inner.get(py)?.device())
     }
 
     /// Number of nodes.
@@ -177,7 +167,7 @@ impl Communicator {
     }
 
     /// Runs the collective of this name on this thread.
-    #[pyo3(signature = (name, input=None, output=None, op=None, factor=None, root=0))]
+    #[pyo3(signature = (name, input=None, output=None, op=None, factor=None, root=0, *, stream=None))]
     #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
     fn run(
         &self,
@@ -188,14 +178,15 @@ impl Communicator {
         op: Text<'_, '_>,
         factor: Option<f64>,
         root: i64,
+        stream: Object<'_, '_>,
     ) -> PyResult<()> {
         let name = self::name(self.inner.rank, name)?;
-        let order = self.order(name, op, factor, root)?;
+        let order = self.order(name, (op, factor), root, stream)?;
         self.inner.run(py, order, input, output)
     }
 
     /// Starts the collective of this name; returns at once. The buffers must be left alone until it has ended.
-    #[pyo3(signature = (name, input=None, output=None, op=None, factor=None, root=0))]
+    #[pyo3(signature = (name, input=None, output=None, op=None, factor=None, root=0, *, stream=None))]
     #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
     fn start(
         &self,
@@ -206,38 +197,42 @@ impl Communicator {
         op: Text<'_, '_>,
         factor: Option<f64>,
         root: i64,
+        stream: Object<'_, '_>,
     ) -> PyResult<Pending> {
         let name = self::name(self.inner.rank, name)?;
-        let order = self.order(name, op, factor, root)?;
+        let order = self.order(name, (op, factor), root, stream)?;
         self.inner.start(py, order, input, output)
     }
 
     /// Starts to send the buffer to a rank.
-    #[pyo3(signature = (buffer, to, tag=0))]
+    #[pyo3(signature = (buffer, to, tag=0, *, stream=None))]
     fn send_start(
         &self,
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
         to: i64,
         tag: i64,
-    ) -> PyResult<Pending> {
-        self.inner.pair(py, buffer, (to, tag), true)
+        stream: Object<'_, '_>,
+    ) -> PyResult<Option<Pending>> {
+        self.message(py, buffer, true, (to, tag), (true, stream))
     }
 
     /// Starts to receive into the buffer from a rank.
-    #[pyo3(signature = (buffer, source, tag=0))]
+    #[pyo3(signature = (buffer, source, tag=0, *, stream=None))]
     fn recv_start(
         &self,
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
         source: i64,
         tag: i64,
-    ) -> PyResult<Pending> {
-        self.inner.pair(py, buffer, (source, tag), false)
+        stream: Object<'_, '_>,
+    ) -> PyResult<Option<Pending>> {
+        self.message(py, buffer, false, (source, tag), (true, stream))
     }
 
     /// Reduces x over all ranks, into out or in place; afterwards it is the same on all, bit for bit.
-    #[pyo3(signature = (x, out=None, op=None, *, factor=None, async_op=false))]
+    #[pyo3(signature = (x, out=None, op=None, *, factor=None, async_op=false, stream=None))]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
     fn all_reduce(
         &self,
         py: Python<'_>,
@@ -246,12 +241,15 @@ impl Communicator {
         op: Text<'_, '_>,
         factor: Option<f64>,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::AllReduce, Some(x), out, (op, factor), 0, async_op)
+        let (which, how) = ((Name::AllReduce, 0), (async_op, stream));
+        self.collective(py, which, (Some(x), out), (op, factor), how)
     }
 
     /// Reduces one share per rank and leaves each rank its own, in out.
-    #[pyo3(signature = (x, out=None, op=None, *, factor=None, async_op=false))]
+    #[pyo3(signature = (x, out=None, op=None, *, factor=None, async_op=false, stream=None))]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
     fn reduce_scatter(
         &self,
         py: Python<'_>,
@@ -260,39 +258,42 @@ impl Communicator {
         op: Text<'_, '_>,
         factor: Option<f64>,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::ReduceScatter;
-        self.collective(py, name, Some(x), out, (op, factor), 0, async_op)
+        let (which, how) = ((Name::ReduceScatter, 0), (async_op, stream));
+        self.collective(py, which, (Some(x), out), (op, factor), how)
     }
 
     /// Gives every rank every rank's x, in out; with x None this rank's own share of out is its input.
-    #[pyo3(signature = (x, out, *, async_op=false))]
+    #[pyo3(signature = (x, out, *, async_op=false, stream=None))]
     fn all_gather(
         &self,
         py: Python<'_>,
         x: Object<'_, '_>,
         out: &Bound<'_, PyAny>,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::AllGather;
-        self.collective(py, name, x, Some(out), (None, None), 0, async_op)
+        let (which, how) = ((Name::AllGather, 0), (async_op, stream));
+        self.collective(py, which, (x, Some(out)), PLAIN, how)
     }
 
     /// Gives every rank the root's x, in place.
-    #[pyo3(signature = (x, root=0, *, async_op=false))]
+    #[pyo3(signature = (x, root=0, *, async_op=false, stream=None))]
     fn broadcast(
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
         root: i64,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::Broadcast;
-        self.collective(py, name, Some(x), None, (None, None), root, async_op)
+        let (which, how) = ((Name::Broadcast, root), (async_op, stream));
+        self.collective(py, which, (Some(x), None), PLAIN, how)
     }
 
     /// Reduces x over all ranks; the root gets the result, in out or in place.
-    #[pyo3(signature = (x, out=None, op=None, root=0, *, factor=None, async_op=false))]
+    #[pyo3(signature = (x, out=None, op=None, root=0, *, factor=None, async_op=false, stream=None))]
     #[allow(clippy::too_many_arguments, reason = "the arguments of a collective")]
     fn reduce(
         &self,
@@ -303,38 +304,42 @@ impl Communicator {
         root: i64,
         factor: Option<f64>,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::Reduce, Some(x), out, (op, factor), root, async_op)
+        let (which, how) = ((Name::Reduce, root), (async_op, stream));
+        self.collective(py, which, (Some(x), out), (op, factor), how)
     }
 
     /// Share s of x goes to rank s, and share s of out comes from it.
-    #[pyo3(signature = (x, out, *, async_op=false))]
+    #[pyo3(signature = (x, out, *, async_op=false, stream=None))]
     fn all_to_all(
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
         out: &Bound<'_, PyAny>,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::AllToAll;
-        self.collective(py, name, Some(x), Some(out), (None, None), 0, async_op)
+        let (which, how) = ((Name::AllToAll, 0), (async_op, stream));
+        self.collective(py, which, (Some(x), Some(out)), PLAIN, how)
     }
 
     /// As all_to_all, with lists of buffers of any sizes.
-    #[pyo3(signature = (x, out, *, async_op=false))]
+    #[pyo3(signature = (x, out, *, async_op=false, stream=None))]
     fn all_to_all_v(
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
         out: &Bound<'_, PyAny>,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        let name = Name::AllToAllV;
-        self.collective(py, name, Some(x), Some(out), (None, None), 0, async_op)
+        let (which, how) = ((Name::AllToAllV, 0), (async_op, stream));
+        self.collective(py, which, (Some(x), Some(out)), PLAIN, how)
     }
 
     /// Gives the root every rank's x, in out, which the others need not have.
-    #[pyo3(signature = (x, out=None, root=0, *, async_op=false))]
+    #[pyo3(signature = (x, out=None, root=0, *, async_op=false, stream=None))]
     fn gather(
         &self,
         py: Python<'_>,
@@ -342,12 +347,14 @@ impl Communicator {
         out: Object<'_, '_>,
         root: i64,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::Gather, x, out, (None, None), root, async_op)
+        let (which, how) = ((Name::Gather, root), (async_op, stream));
+        self.collective(py, which, (x, out), PLAIN, how)
     }
 
     /// Gives every rank its share of the root's x, which the others need not have, in out.
-    #[pyo3(signature = (x, out=None, root=0, *, async_op=false))]
+    #[pyo3(signature = (x, out=None, root=0, *, async_op=false, stream=None))]
     fn scatter(
         &self,
         py: Python<'_>,
@@ -355,18 +362,26 @@ impl Communicator {
         out: Object<'_, '_>,
         root: i64,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::Scatter, x, out, (None, None), root, async_op)
+        let (which, how) = ((Name::Scatter, root), (async_op, stream));
+        self.collective(py, which, (x, out), PLAIN, how)
     }
 
     /// Returns when all ranks have come here.
-    #[pyo3(signature = (*, async_op=false))]
-    fn barrier(&self, py: Python<'_>, async_op: bool) -> PyResult<Option<Pending>> {
-        self.collective(py, Name::Barrier, None, None, (None, None), 0, async_op)
+    #[pyo3(signature = (*, async_op=false, stream=None))]
+    fn barrier(
+        &self,
+        py: Python<'_>,
+        async_op: bool,
+        stream: Object<'_, '_>,
+    ) -> PyResult<Option<Pending>> {
+        let (which, how) = ((Name::Barrier, 0), (async_op, stream));
+        self.collective(py, which, (None, None), PLAIN, how)
     }
 
     /// Sends x to a rank.
-    #[pyo3(signature = (x, to, tag=0, *, async_op=false))]
+    #[pyo3(signature = (x, to, tag=0, *, async_op=false, stream=None))]
     fn send(
         &self,
         py: Python<'_>,
@@ -374,12 +389,13 @@ impl Communicator {
         to: i64,
         tag: i64,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        Communicator::end(py, self.inner.pair(py, x, (to, tag), true)?, async_op)
+        self.message(py, x, true, (to, tag), (async_op, stream))
     }
 
     /// Receives into x from a rank.
-    #[pyo3(signature = (x, source, tag=0, *, async_op=false))]
+    #[pyo3(signature = (x, source, tag=0, *, async_op=false, stream=None))]
     fn recv(
         &self,
         py: Python<'_>,
@@ -387,8 +403,9 @@ impl Communicator {
         source: i64,
         tag: i64,
         async_op: bool,
+        stream: Object<'_, '_>,
     ) -> PyResult<Option<Pending>> {
-        Communicator::end(py, self.inner.pair(py, x, (source, tag), false)?, async_op)
+        self.message(py, x, false, (source, tag), (async_op, stream))
     }
 
     /// A communicator of the ranks with the same color, ordered by key; None for no part in any. All ranks call it.

@@ -2,14 +2,14 @@
 //! meaning. Invariants: whatever blocks is detached from the interpreter; after `close`, and in a forked child, nothing is touched.
 
 use crate::{
-    buffer::{Keep, Place, resolve},
+    buffer::{self, Keep, Place, resolve},
     call::Order,
     error::{closed, invalid, raise, raise_in},
     keep::{in_callback, sweep},
-    pending::Pending,
+    pending::{Pending, Started},
     reducer,
 };
-use hfreduce::Error;
+use hfreduce::{Enqueued, Error, device::Stream};
 use pyo3::prelude::*;
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, Weak, mpsc},
@@ -54,7 +54,7 @@ impl Inner {
         open.clone().ok_or_else(|| closed(py, self.rank))
     }
 
-    /// Runs a call on this thread.
+    /// Runs a call on this thread; one on a stream is put there, and what the stream is given later waits for it.
     pub fn run(
         self: &Arc<Inner>,
         py: Python<'_>,
@@ -62,6 +62,9 @@ impl Inner {
         input: Object<'_, '_>,
         output: Object<'_, '_>,
     ) -> PyResult<()> {
+        if let Some(stream) = order.stream {
+            return self.start(py, order, input, output)?.block_on(py, stream);
+        }
         if in_callback() {
             let why = "called where it cannot wait, in a callback, on the thread that runs the calls; start it (async_op=True) instead";
             return Err(invalid(py, self.rank, order.name.text(), why));
@@ -75,7 +78,7 @@ impl Inner {
         result.map_err(|error| raise_in(py, order.name.text(), error))
     }
 
-    /// Starts a call.
+    /// Starts a call: behind what was started before, and behind what its stream has been given, where it has one.
     pub fn start(
         self: &Arc<Inner>,
         py: Python<'_>,
@@ -93,9 +96,16 @@ impl Inner {
                 .flatten()
                 .map(|o| o.clone().unbind()),
         );
-        // SAFETY: `build` made the call fit, and `Pending` keeps the references until it has ended.
-        let pending = unsafe { comm.start(call) };
-        Ok(Pending::new(pending, self.clone(), order.name.text(), keep))
+        let operation = order.name.text();
+        let started = match order.stream {
+            // SAFETY: `build` made the call fit, and `Pending` keeps the references until it has ended.
+            None => Started::Host(unsafe { comm.start(call) }),
+            Some(stream) => Started::Stream(enqueue(py, operation, || {
+                // SAFETY: as above.
+                unsafe { comm.enqueue(call, stream) }
+            })?),
+        };
+        Ok(Pending::new(started, self.clone(), operation, keep))
     }
 
     /// Starts to send to a rank, or to receive from it.
@@ -103,17 +113,19 @@ impl Inner {
         self: &Arc<Inner>,
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
+        operation: &'static str,
         (other, tag): (i64, i64),
+        stream: Option<Stream>,
         sends: bool,
     ) -> PyResult<Pending> {
         sweep(py);
         let comm = self.get(py)?;
-        let operation = if sends { "send" } else { "recv" };
         let place = Place {
             rank: self.rank,
             operation,
             role: "buffer",
             index: None,
+            maker: buffer::Maker::of(stream),
         };
         let mut keep = Keep::new();
         let view = resolve(buffer, place, &mut keep)?;
@@ -131,15 +143,30 @@ impl Inner {
         keep.push(buffer.clone().unbind());
         let (dtype, scale) = view.of.moved();
         let count = view.count * scale;
-        // SAFETY: the view is good for its elements, and `Pending` keeps the references until the call has ended.
-        let pending = unsafe {
-            if sends {
-                comm.start_send(dtype, count, view.at, other, tag)
-            } else {
-                comm.start_recv(dtype, count, view.at, other, tag)
-            }
+        let at = view.at.addr();
+        let started = match stream {
+            None => Started::Host(
+                // SAFETY: the view is good for its elements, and `Pending` keeps the references until the call has ended.
+                unsafe {
+                    if sends {
+                        comm.start_send(dtype, count, at as *const u8, other, tag)
+                    } else {
+                        comm.start_recv(dtype, count, at as *mut u8, other, tag)
+                    }
+                },
+            ),
+            Some(stream) => Started::Stream(enqueue(py, operation, || {
+                // SAFETY: as above.
+                unsafe {
+                    if sends {
+                        comm.enqueue_send(dtype, count, at as *const u8, other, tag, stream)
+                    } else {
+                        comm.enqueue_recv(dtype, count, at as *mut u8, other, tag, stream)
+                    }
+                }
+            })?),
         };
-        Ok(Pending::new(pending, self.clone(), operation, keep))
+        Ok(Pending::new(started, self.clone(), operation, keep))
     }
 
     /// Makes a reducer known that uses the communicator.
@@ -182,6 +209,16 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Puts a call on a stream, detached: the first one may pin much memory.
+fn enqueue(
+    py: Python<'_>,
+    operation: &str,
+    call: impl FnOnce() -> Result<Enqueued, Error> + Send,
+) -> PyResult<Enqueued> {
+    py.detach(call)
+        .map_err(|error| raise_in(py, operation, error))
 }
 
 /// Closes every communicator: at the interpreter's end, so that the other ranks hear a goodbye and not a broken connection.

@@ -2,20 +2,31 @@
 //! Invariant: the buffers' references live until the call has ended, whoever drops what before.
 
 use crate::{
+    device,
     error::{invalid, raise_in},
     inner::Inner,
     keep::{Held, enter, in_callback, sweep},
 };
+use hfreduce::{Enqueued, device::Stream};
 use pyo3::{prelude::*, types::PyAny};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+/// The library's side of a call that was started.
+pub enum Started {
+    /// By the host.
+    Host(hfreduce::Pending),
+    /// Behind what a stream had been given.
+    Stream(Enqueued),
+}
+
 /// A call that was started.
 #[pyclass(frozen, module = "hfreduce")]
 pub struct Pending {
     pub pending: hfreduce::Pending,
+    on_stream: Option<Enqueued>,
     /// Nobody says goodbye while its call runs.
     group: Arc<Inner>,
     operation: &'static str,
@@ -34,20 +45,41 @@ pub fn seconds(py: Python<'_>, rank: usize, what: &str, seconds: f64) -> PyResul
 
 impl Pending {
     pub fn new(
-        pending: hfreduce::Pending,
+        started: Started,
         group: Arc<Inner>,
         operation: &'static str,
         references: Vec<Py<PyAny>>,
     ) -> Pending {
+        let (pending, on_stream) = match started {
+            Started::Host(pending) => (pending, None),
+            Started::Stream(enqueued) => (enqueued.pending().clone(), Some(enqueued)),
+        };
         if !references.is_empty() {
             let held = Held::new(references);
             pending.then(move |_| drop(held));
         }
         Pending {
             pending,
+            on_stream,
             group,
             operation,
         }
+    }
+
+    /// Has a stream wait for the result.
+    pub fn block_on(&self, py: Python<'_>, stream: Stream) -> PyResult<()> {
+        sweep(py);
+        let Some(enqueued) = &self.on_stream else {
+            let why = "was not put on a stream, so none can wait for it; wait()";
+            return Err(invalid(py, self.group.rank, self.operation, why));
+        };
+        if let Some(Err(error)) = self.pending.result() {
+            return Err(raise_in(py, self.operation, error));
+        }
+        enqueued.block(stream).map_err(|mut error| {
+            error.rank.get_or_insert(self.group.rank);
+            raise_in(py, self.operation, error)
+        })
     }
 
     /// Waits, detached, until the call has ended or the time is over (`false`).
@@ -89,6 +121,20 @@ impl Pending {
             }
         };
         self.wait_until(py, until)
+    }
+
+    /// Has what `stream` is given from now on wait for the result, and returns at once. For calls that were put on a stream. Raises when
+    /// the call is known to have failed.
+    fn block(&self, stream: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = stream.py();
+        let stream = device::stream(self.group.rank, self.operation, Some(stream))?;
+        stream.map_or(Ok(()), |stream| self.block_on(py, stream))
+    }
+
+    /// Whether the call was put on a stream.
+    #[getter]
+    fn on_stream(&self) -> bool {
+        self.on_stream.is_some()
     }
 
     /// Whether the call has ended, well or not.

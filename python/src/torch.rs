@@ -149,7 +149,7 @@ const OPS: [ReduceOp; 8] = [
 ];
 
 /// An all_reduce with torch's arguments: None when it is done, a Pending where the caller does not wait, NotImplemented for what is unusual
-/// (a factor, a timeout of its own, more than one tensor).
+/// (a factor, a timeout of its own, more than one tensor, a tensor that is not on the CPU).
 #[pyfunction]
 pub fn all_reduce<'py>(
     comm: &Bound<'py, Communicator>,
@@ -171,8 +171,12 @@ pub fn all_reduce<'py>(
         name: Name::AllReduce,
         op: *op,
         root: 0,
+        stream: None,
     };
     let tensor = tensors.get_item(0)?;
+    if !tensor.getattr(intern!(py, "is_cpu"))?.is_truthy()? {
+        return Ok(py.NotImplemented().into_bound(py));
+    }
     // Torch before 2.7 does not say whether the caller waits.
     let starts = match opts.getattr_opt(intern!(py, "asyncOp"))? {
         Some(asynchronous) => asynchronous.is_truthy()?,

@@ -1,12 +1,13 @@
-//! The job as the bench sees it: who takes part, memory, and raw calls. It knows nothing of what is measured. Invariant: a call is given
-//! only memory of two [`Buffer`]s, and only ranges inside them.
+//! The job as the bench sees it: who takes part, memory, and raw calls. It knows nothing of what is measured. Invariants: a call is given
+//! only memory of two [`Buffer`]s, and only ranges inside them; on a device both are used in the order of the rank's stream alone.
 
+use crate::gpu::{DeviceMemory, Gpu};
 use anyhow::{Context, Result, ensure};
 use hfreduce::{
-    Block, Blocks, Communicator, RawCall, Registered, dtype::DType, launch::Launch, op::ReduceOp,
-    plan::Collective,
+    Block, Blocks, Communicator, Pending, RawCall, Registered, config::Config, dtype::DType,
+    launch::Launch, op::ReduceOp, plan::Collective,
 };
-use std::sync::Arc;
+use std::{borrow::Cow, cell::RefCell, sync::Arc};
 
 /// Whether this process was started as a rank of a job.
 ///
@@ -21,6 +22,9 @@ pub fn inside() -> Result<bool> {
 /// The joined job.
 pub struct Job {
     communicator: Communicator,
+    gpu: Option<Gpu>,
+    /// Calls on the stream whose ends have not been looked at.
+    open: RefCell<Vec<Pending>>,
 }
 
 /// 64 bytes on a cache line of their own.
@@ -34,6 +38,8 @@ pub enum Buffer {
     Plain(Vec<u8>, usize, usize),
     /// In the node's segment.
     Registered(Registered<u8>),
+    /// On the rank's device.
+    Device(DeviceMemory),
 }
 
 impl Buffer {
@@ -45,12 +51,51 @@ impl Buffer {
         Buffer::Plain(memory, skip, bytes)
     }
 
-    /// The bytes.
-    pub fn bytes(&mut self) -> &mut [u8] {
+    /// How many bytes.
+    fn len(&self) -> usize {
         match self {
-            Buffer::Plain(memory, skip, bytes) => &mut memory[*skip..*skip + *bytes],
-            Buffer::Registered(memory) => memory,
+            Buffer::Plain(_, _, bytes) => *bytes,
+            Buffer::Registered(memory) => memory.len(),
+            Buffer::Device(memory) => memory.len(),
         }
+    }
+
+    /// Where the first byte is, on the host or on the device.
+    fn at(&mut self) -> *mut u8 {
+        match self {
+            Buffer::Plain(memory, skip, _) => memory[*skip..].as_mut_ptr(),
+            Buffer::Registered(memory) => memory.as_mut_ptr(),
+            Buffer::Device(memory) => memory.at(),
+        }
+    }
+
+    /// Has `write` write the first bytes, which it finds as they please.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn fill(&mut self, bytes: usize, write: impl FnOnce(&mut [u8])) -> Result<()> {
+        match self {
+            Buffer::Plain(memory, skip, _) => write(&mut memory[*skip..*skip + bytes]),
+            Buffer::Registered(memory) => write(&mut memory[..bytes]),
+            Buffer::Device(memory) => {
+                let mut image = vec![0; bytes];
+                write(&mut image);
+                memory.put(&image)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first bytes.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn read(&self, bytes: usize) -> Result<Cow<'_, [u8]>> {
+        Ok(match self {
+            Buffer::Plain(memory, skip, _) => memory[*skip..*skip + bytes].into(),
+            Buffer::Registered(memory) => memory[..bytes].into(),
+            Buffer::Device(memory) => memory.get(bytes)?.into(),
+        })
     }
 }
 
@@ -65,6 +110,9 @@ pub struct Call {
     pub op: ReduceOp,
     /// Elements, per rank where buffers are shares.
     pub count: usize,
+    /// Into how many equal tensors the elements are cut, each of them a call of its own and all in flight at once; only where each element's
+    /// result is at its own place.
+    pub tensors: usize,
 }
 
 impl Call {
@@ -95,13 +143,25 @@ impl Call {
 }
 
 impl Job {
-    /// Joins the job of the environment.
+    /// Joins the job of the environment, with buffers on a device or on the host.
     ///
     /// # Errors
-    /// As the library says.
-    pub fn join() -> Result<Job> {
-        let communicator = Communicator::from_env().context("cannot join the job")?;
-        Ok(Job { communicator })
+    /// As the library says; no driver, or no device.
+    pub fn join(on_device: bool) -> Result<Job> {
+        let join = "cannot join the job";
+        let mut config = Config::from_env().context(join)?;
+        if on_device {
+            // Before the others wait for this rank.
+            crate::gpu::count()?;
+        }
+        config.gpu = Some(on_device);
+        let communicator = Communicator::connect(&config).context(join)?;
+        let gpu = on_device.then(|| Gpu::open(communicator.local_rank()));
+        Ok(Job {
+            gpu: gpu.transpose()?,
+            communicator,
+            open: RefCell::default(),
+        })
     }
 
     /// The communicator, for what needs no care.
@@ -109,11 +169,19 @@ impl Job {
         &self.communicator
     }
 
-    /// Memory of `bytes` bytes.
+    /// This rank's device, where buffers are on devices.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.gpu.as_ref()
+    }
+
+    /// Memory of `bytes` bytes: on the device if there is one, otherwise on the host.
     ///
     /// # Errors
-    /// Too little shared memory for a registered one.
+    /// Too little shared memory for a registered one; too little on the device.
     pub fn buffer(&self, bytes: usize, registered: bool) -> Result<Buffer> {
+        if let Some(gpu) = &self.gpu {
+            return Ok(Buffer::Device(gpu.memory(bytes)?));
+        }
         if registered {
             return Ok(Buffer::Registered(self.communicator.alloc::<u8>(bytes)?));
         }
@@ -130,19 +198,20 @@ impl Job {
         Ok(all.chunks(own.len()).map(<[f64]>::to_vec).collect())
     }
 
-    /// Runs a call from the beginning of `input` to the beginning of `output`.
+    /// Runs a call from the beginning of `input` to the beginning of `output`. On a device it is only put on the stream, as are the fills and
+    /// reads of buffers, until [`Job::settle`].
     ///
     /// # Errors
     /// Buffers too short; a failure of the group.
     pub fn run(&self, call: &Call, input: &mut Buffer, output: &mut Buffer) -> Result<()> {
         let (i, o) = call.lengths(self.communicator.size());
         ensure!(
-            i <= input.bytes().len() && o <= output.bytes().len(),
+            i <= input.len() && o <= output.len(),
             "a buffer is too short"
         );
-        let (from, to) = (input.bytes().as_ptr(), output.bytes().as_mut_ptr());
-        // SAFETY: both ranges lie in their buffers, which are two because they are borrowed mutably, and stay until the call returns.
-        unsafe { self.raw(call, from, to) }
+        // SAFETY: both ranges lie in their buffers, which are two because they are borrowed mutably, and stay until the call has ended:
+        // this waits for it, or the stream does, which alone touches and frees what is on the device.
+        unsafe { self.raw(call, input.at(), output.at()) }
     }
 
     /// Runs a call in place, in `buffer`.
@@ -152,26 +221,71 @@ impl Job {
     pub fn run_in_place(&self, call: &Call, buffer: &mut Buffer) -> Result<()> {
         let (i, o) = call.lengths(self.communicator.size());
         let (from, to) = call.in_place(self.communicator.rank());
-        let bytes = buffer.bytes();
         ensure!(
-            (from + i).max(to + o) <= bytes.len(),
+            (from + i).max(to + o) <= buffer.len(),
             "a buffer is too short"
         );
-        // SAFETY: both ranges lie in the buffer, which is borrowed until the call returns, as the collective's in-place form has them.
-        unsafe {
-            let base = bytes.as_mut_ptr();
-            self.raw(call, base.add(from), base.add(to))
+        let base = buffer.at();
+        // SAFETY: both ranges lie in the buffer, as the collective's in-place form has them; it stays until the call has ended, as above.
+        unsafe { self.raw(call, base.add(from), base.add(to)) }
+    }
+
+    /// Waits until all calls on the stream have ended. On the host they have.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub fn settle(&self) -> Result<()> {
+        if let Some(gpu) = &self.gpu {
+            gpu.synchronize()?;
         }
+        for pending in self.open.take() {
+            pending.wait()?;
+        }
+        Ok(())
     }
 
     /// # Safety
-    /// As [`Communicator::run`].
+    /// As [`Communicator::run`] or, on a device, [`Communicator::enqueue`].
     unsafe fn raw(&self, call: &Call, input: *const u8, output: *mut u8) -> Result<()> {
+        let bytes = call.count / call.tensors * call.dtype.size();
+        let tensor = |n: usize| {
+            let (from, to) = (
+                input.wrapping_add(n * bytes),
+                output.wrapping_add(n * bytes),
+            );
+            self.of_one(call, from, to)
+        };
+        if let Some(gpu) = &self.gpu {
+            // SAFETY: the caller's promise; the tensors do not overlap.
+            let enqueue = |n| unsafe { self.communicator.enqueue(tensor(n), gpu.stream()) };
+            let enqueued: Vec<_> = (0..call.tensors).map(enqueue).collect();
+            // The stream waits for all that have started, whatever became of the others.
+            for one in enqueued.iter().flatten() {
+                one.block(gpu.stream())?;
+                self.open.borrow_mut().push(one.pending().clone());
+            }
+            enqueued.into_iter().collect::<Result<Vec<_>, _>>()?;
+        } else if call.tensors == 1 {
+            // SAFETY: the caller's promise.
+            unsafe { self.communicator.run(tensor(0))? };
+        } else {
+            // SAFETY: the caller's promise; the tensors do not overlap, and all calls are waited for below, whatever becomes of each.
+            let started = |n| unsafe { self.communicator.start(tensor(n)) };
+            let started: Vec<Pending> = (0..call.tensors).map(started).collect();
+            let ends: Vec<_> = started.iter().map(Pending::wait).collect();
+            ends.into_iter().collect::<Result<(), _>>()?;
+        }
+        Ok(())
+    }
+
+    /// One of a call's tensors, or all of it.
+    fn of_one(&self, call: &Call, input: *const u8, output: *mut u8) -> RawCall {
         let Call {
             collective,
             dtype,
             op,
             count,
+            tensors,
         } = *call;
         // Where counts are the ranks' own affair, equal ones: the figures show what finding that out costs.
         let apart = collective == Collective::AllToAllV;
@@ -189,18 +303,14 @@ impl Job {
                 output: cut(output),
             })
         });
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.communicator.run(RawCall {
-                collective,
-                dtype,
-                op,
-                count,
-                input,
-                output,
-                blocks,
-            })?
-        };
-        Ok(())
+        RawCall {
+            collective,
+            dtype,
+            op,
+            count: count / tensors,
+            input,
+            output,
+            blocks,
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod doctor;
+mod gpu;
 mod job;
 mod launcher;
 mod plan;

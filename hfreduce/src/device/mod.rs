@@ -3,12 +3,14 @@
 //! nobody waits inside.
 
 mod cuda;
+mod direct;
 mod driver;
 mod memory;
 mod stream;
 
 pub use self::{
     cuda::Cuda,
+    direct::{copy, current, read},
     driver::{Context, in_use, start},
     memory::{Memory, allocate, free, memory_of},
     stream::{Gate, Mark, Stream},

@@ -31,8 +31,12 @@ impl Stream {
         Stream(handle.cast())
     }
 
+    pub(super) fn raw(self) -> sys::CUstream {
+        self.0
+    }
+
     /// Refuses a stream that is recording a graph: what the library does on the host would not be in it.
-    fn refuse_capture(self) -> Result<(), Error> {
+    pub(super) fn refuse_capture(self) -> Result<(), Error> {
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         // SAFETY: the context is current; the driver writes a state.
         let asked = unsafe { sys::cuStreamIsCapturing(self.0, &raw mut status) };

@@ -1,4 +1,4 @@
-"""The backend "hfr" of torch.distributed, for tensors in CPU memory.
+"""The backend "hfr" of torch.distributed, for tensors in CPU and CUDA memory.
 
 PyTorch finds it by the package's entry points; nobody has to import this module. Loading it imports neither torch nor the backend: a
 process that never asks for "hfr" pays nothing for it. `empty` gives tensors in memory that all ranks of a node share.
@@ -25,7 +25,7 @@ def register() -> None:
     if not dist.is_available():
         raise RuntimeError("this build of torch comes without torch.distributed, which the backend hfr is for")
     if NAME.upper() not in dist.Backend._plugins:
-        dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])
+        dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu", "cuda"])
 
 
 def _autoload() -> None:

@@ -28,6 +28,9 @@ def _subclassable() -> bool:
 class HfrBackend(Collectives, TorchBackend):
     """Shape B: one backend of an ordinary ProcessGroup, so it goes together with others ("cpu:hfr,cuda:nccl")."""
 
+    # Callers get a Work of torch's own, which asks ours.
+    wrapped = True
+
     def __init__(self, options: Any) -> None:
         TorchBackend.__init__(self, options.group_rank, options.group_size)
         self._begin(meet(options), options)
@@ -41,6 +44,8 @@ class HfrBackend(Collectives, TorchBackend):
 
 class HfrProcessGroup(Collectives, ProcessGroup):
     """Shape A: the ProcessGroup itself. What an ordinary one asks its backends for, it is asked for."""
+
+    wrapped = False
 
     def __init__(self, options: Any) -> None:
         ProcessGroup.__init__(self, options.group_rank, options.group_size)
@@ -56,11 +61,11 @@ class HfrProcessGroup(Collectives, ProcessGroup):
 
     @property
     def _device_types(self) -> List[torch.device]:
-        return [torch.device("cpu")]
+        return [torch.device("cpu"), torch.device("cuda")]
 
     def _get_backend(self, device: torch.device) -> "HfrProcessGroup":
-        if torch.device(device).type != "cpu":
-            raise RuntimeError(f"no backend for {device}: with this version of torch, a group of backend hfr has nothing but CPU tensors")
+        if torch.device(device).type not in ("cpu", "cuda"):
+            raise RuntimeError(f"no backend for {device}: a group of backend hfr has CPU and CUDA tensors")
         return self
 
 

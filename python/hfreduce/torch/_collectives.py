@@ -1,8 +1,9 @@
 """The collectives of torch.distributed, by all the names that torch has had for them, as calls of one communicator.
 
 Knows torch's calling conventions (lists of lists, options with roots and timeouts) and nothing of how a group is made. Memory, dtypes,
-devices and contiguity are judged by the native module, which reads tensors itself. Invariant: a call that its caller waits for anyway
-runs on the caller's thread and gives None; all others give a Work.
+devices and contiguity are judged by the native module, which reads tensors itself. Invariants: a call that its caller waits for anyway
+runs on the caller's thread and gives None; all others give a Work. A call on CUDA tensors is put on the current stream, and who waits for
+it is a stream too.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from torch._C._distributed_c10d import (
 )
 
 from .._native import Communicator, Pending, all_reduce
+from . import _cuda
 from ._lifecycle import Lifecycle
 from ._ops import reduction, seconds
+from ._stream_work import StreamWork
 from ._work import Work
 
 Tensors = List[torch.Tensor]
@@ -60,13 +63,15 @@ class Collectives(Lifecycle):
     def _call(self, operation: str, options: Any, tensors: Tensors, input: Any, output: Any, **how: Any) -> Optional[Work]:
         """One operation of the library, waited for here where the caller would do nothing else."""
         limit = seconds(options.timeout)
+        device = _cuda.device_of(input, output)
+        stream = None if device is None else _cuda.current(device)
         # Torch before 2.7 does not say whether the caller waits, so there everything is asynchronous.
         waited = not getattr(options, "asyncOp", True)
         if waited and limit is None and self.limit is None:
-            self.communicator.run(operation, input, output, **how)
+            self.communicator.run(operation, input, output, stream=stream, **how)
             return None
-        work = self._work(operation, [self.communicator.start(operation, input, output, **how)], tensors)
-        work.limit = limit
+        started = self.communicator.start(operation, input, output, stream=stream, **how)
+        work = self._work(operation, [started], tensors, device, limit)
         if waited:
             work.wait()
             return None
@@ -78,18 +83,30 @@ class Collectives(Lifecycle):
         """One operation for each pair, started together, so that they run in each other's shadow."""
         if len(inputs) != len(outputs):
             raise ValueError(f"{operation}: {len(inputs)} inputs for {len(outputs)} outputs; give one output for each input")
-        pending = [self.communicator.start(operation, input, output, **how) for input, output in zip(inputs, outputs)]
-        work = self._work(operation, pending, tensors)
-        work.limit = seconds(options.timeout)
+        device = _cuda.device_of(inputs)
+        stream = None if device is None else _cuda.current(device)
+        pending = [self.communicator.start(operation, input, output, stream=stream, **how) for input, output in zip(inputs, outputs)]
+        work = self._work(operation, pending, tensors, device, seconds(options.timeout))
         if getattr(options, "asyncOp", True):
             return work
         work.wait()
         return None
 
-    def _work(self, operation: str, pending: List[Pending], tensors: Tensors, source: int = -1) -> Work:
+    def _work(
+        self,
+        operation: str,
+        pending: List[Pending],
+        tensors: Tensors,
+        device: Optional[torch.device] = None,
+        limit: Optional[float] = None,
+        source: int = -1,
+    ) -> Work:
         if self._batch is not None:
             self._batch.extend(pending)
-        return Work(self, operation, pending, tensors, source)
+            self._batch_device = self._batch_device or device
+        if device is None:
+            return Work(self, operation, pending, tensors, source, limit)
+        return StreamWork(device, self, operation, pending, tensors, source, limit)
 
     # Reductions.
 
@@ -204,21 +221,43 @@ class Collectives(Lifecycle):
         return tensor.split(sizes)
 
     def barrier(self, opts: Any = None) -> Optional[Work]:
-        return self._call("barrier", _options(BarrierOptions, opts), [], None, None)
+        opts = _options(BarrierOptions, opts)
+        device = self._device_of_barrier(opts)
+        if device is None:
+            return self._call("barrier", opts, [], None, None)
+        # As NCCL's: behind what the device's current stream has been given, and it is the host that waits.
+        with _cuda.here(device):
+            started = self.communicator.start("barrier", stream=_cuda.current(device))
+        work = self._work("barrier", [started], [], None, seconds(opts.timeout))
+        if getattr(opts, "asyncOp", True):
+            return work
+        work.wait()
+        return None
+
+    @staticmethod
+    def _device_of_barrier(opts: Any) -> Optional[torch.device]:
+        device = getattr(opts, "device", None)
+        if device is None and opts.device_ids:
+            device = torch.device("cuda", opts.device_ids[0])
+        return device if device is not None and device.type == "cuda" else None
 
     # From one rank to one rank.
 
     def send(self, tensors: Tensors, to: int, tag: int = 0) -> Work:
         tensor = _one(tensors, "send")
+        device = _cuda.device_of(tensor)
         if to == self.communicator.rank:
-            return self._work("send", [self._itself.send(tensor, tag)], tensors)
-        return self._work("send", [self.communicator.send_start(tensor, to, tag)], tensors)
+            return self._work("send", [self._itself.send(tensor, tag)], tensors, device)
+        stream = None if device is None else _cuda.current(device)
+        return self._work("send", [self.communicator.send_start(tensor, to, tag, stream=stream)], tensors, device)
 
     def recv(self, tensors: Tensors, source: int, tag: int = 0) -> Work:
         tensor = _one(tensors, "recv")
+        device = _cuda.device_of(tensor)
         if source == self.communicator.rank:
-            return self._work("recv", [self._itself.receive(tensor, tag)], tensors, source)
-        return self._work("recv", [self.communicator.recv_start(tensor, source, tag)], tensors, source)
+            return self._work("recv", [self._itself.receive(tensor, tag)], tensors, device, source=source)
+        stream = None if device is None else _cuda.current(device)
+        return self._work("recv", [self.communicator.recv_start(tensor, source, tag, stream=stream)], tensors, device, source=source)
 
     def recv_anysource(self, tensors: Tensors, tag: int = 0) -> Work:
         raise NotImplementedError("recv: backend hfr receives from a rank that is named, never from any; give src")
@@ -230,7 +269,8 @@ class Collectives(Lifecycle):
 
     def end_coalescing(self, device: Any = None) -> Work:
         pending, self._batch = self._batch or [], None
-        return Work(self, "coalesced operations", pending, [])
+        on, self._batch_device = self._batch_device, None
+        return self._work("coalesced operations", pending, [], on)
 
     # What the same things were called before torch 2.15, and what the group classes of both call them.
     _allgather_base = all_gather_single

@@ -1,15 +1,18 @@
 """Messages from a rank to itself, which torch allows where the sender does not block: a copy, once both ends are there.
 
-Knows no communicator. Invariants: messages meet in the order in which they were posted, and both ends of one have the same outcome.
+Knows no communicator. Invariants: messages meet in the order in which they were posted, and both ends of one have the same outcome; the copy
+of CUDA tensors is behind what both streams had been given.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Callable, Deque, List, Optional
+from typing import Any, Callable, Deque, List, Optional
 
 import torch
+
+from . import _cuda
 
 
 class Message:
@@ -17,6 +20,10 @@ class Message:
 
     def __init__(self, tensor: torch.Tensor, tag: int) -> None:
         self.tensor, self.tag = tensor, tag
+        self.device = _cuda.device_of(tensor)
+        # What was given to the poster's stream before, and the copy.
+        self.before = self.device and _cuda.moment(self.device)
+        self.after: Any = None
         self._ended = threading.Event()
         self._error: Optional[Exception] = None
         self._then: List[Callable[[], None]] = []
@@ -26,7 +33,21 @@ class Message:
             return False
         if self._error is not None:
             raise self._error
+        if self.after is not None:
+            self.after.synchronize()
         return True
+
+    @property
+    def on_stream(self) -> bool:
+        return self.device is not None
+
+    def block(self, _stream: int) -> None:
+        """Has the current stream wait for the copy, and the host for the other end to be posted."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        if self.device is not None and self.after is not None:
+            _cuda.follow(self.device, self.after)
 
     def done(self) -> bool:
         return self._ended.is_set()
@@ -92,6 +113,15 @@ class Itself:
                 f"rank {self._rank}: a send to itself of {have.numel()} {have.dtype} with tag {sent.tag} met a recv of "
                 f"{want.numel()} {want.dtype} with tag {received.tag}; make both ends alike"
             )
+        device = received.device or sent.device
+        if device is None:
+            with torch.no_grad():
+                want.copy_(have.view_as(want))
+            return None
+        for message in (sent, received):
+            if message.before is not None:
+                _cuda.follow(device, message.before)
         with torch.no_grad():
             want.copy_(have.view_as(want))
+        sent.after = received.after = _cuda.moment(device)
         return None

@@ -7,16 +7,18 @@ since nobody could tell which ranks have its result.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, List, NoReturn, Optional
+from typing import Any, Dict, List, NoReturn, Optional
 
 import torch
 from torch._C._distributed_c10d import ErrorType
 
 from .._native import Communicator, Pending
+from . import _cuda
 from ._itself import Itself
 from ._memory import allocate
 from ._monitored import monitored_barrier
 from ._ops import seconds
+from ._watch import Watch
 
 # How long to wait for an abort of our own to reach the operation that it ends.
 _ABORT_SECONDS = 30.0
@@ -32,6 +34,9 @@ class Lifecycle:
         self._timeout: timedelta = options.timeout
         self._monitored = 0
         self._batch: Optional[List[Pending]] = None
+        self._batch_device: Optional[torch.device] = None
+        self._sides: Dict[torch.device, Any] = {}
+        self.watch = Watch()
         self._itself = Itself(communicator.rank)
 
     # Torch asks a backend (or the group in its place) for all of these; one that is not answered here sends its C++ in circles.
@@ -46,13 +51,24 @@ class Lifecycle:
     def getBackendName(self) -> str:
         return "hfr"
 
-    def expire(self, operation: str, limit: Optional[float], pending: Pending) -> NoReturn:
-        """Ends the group because `pending` has not ended within `limit` seconds."""
+    def give_up(self, operation: str, limit: Optional[float]) -> str:
+        """Ends the group because an operation has not ended within `limit` seconds; returns why."""
         rank = self.communicator.rank
         why = f"rank {rank}: {operation} did not end within the {limit:g} s that its caller allows; did every rank of the group call it?"
         self.communicator.abort(why)
+        return why
+
+    def expire(self, operation: str, limit: Optional[float], pending: Pending) -> NoReturn:
+        """Does so where somebody waits for `pending`."""
+        why = self.give_up(operation, limit)
         pending.wait(_ABORT_SECONDS)
         raise RuntimeError(why)
+
+    def side(self, device: torch.device) -> Any:
+        """A stream of the group's own, on which its futures are complete when their calls have ended."""
+        if device not in self._sides:
+            self._sides[device] = _cuda.side(device)
+        return self._sides[device]
 
     def monitored_barrier(self, options: Any = None, wait_all_ranks: bool = False) -> None:
         given = options if options is None or isinstance(options, timedelta) else options.timeout

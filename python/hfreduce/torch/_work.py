@@ -33,6 +33,7 @@ class Work(TorchWork):
         pending: Sequence[Union["Pending", Message]],
         tensors: List[torch.Tensor],
         source: int = -1,
+        limit: Optional[float] = None,
     ) -> None:
         super().__init__()
         self._group = group
@@ -41,7 +42,7 @@ class Work(TorchWork):
         self._tensors = tensors
         self._source = source
         # Seconds that the call's own options allow, if they do.
-        self.limit: Optional[float] = None
+        self.limit = limit
         self._future: Optional[Future] = None
 
     def wait(self, timeout: Optional[timedelta] = None) -> bool:

@@ -158,6 +158,7 @@ fn sources() -> Vec<Source> {
         "c",
         "examples",
         "hfreduce",
+        "nccl",
         "python",
         "standin",
         "tests",
@@ -318,13 +319,21 @@ fn the_board_and_slots_are_placed_by_layout_alone() {
 #[test]
 fn programs_tests_and_examples_stand_on_the_library_and_not_in_it() {
     let sources = sources();
-    for folder in ["tools/", "tests/", "benches/", "examples/", "c/", "python/"] {
+    for folder in [
+        "tools/",
+        "tests/",
+        "benches/",
+        "examples/",
+        "c/",
+        "nccl/",
+        "python/",
+    ] {
         for source in below(&sources, folder) {
             let reaches = source.text.contains(concat!("path = \"", ".."));
             assert!(!reaches, "{} reaches into other sources", source.path);
         }
     }
-    for folder in ["examples/", "c/src/", "python/src/"] {
+    for folder in ["examples/", "c/src/", "nccl/src/", "python/src/"] {
         for source in below(&sources, folder) {
             for other in ["hfr_transport", "hfr_topology"] {
                 let path = &source.path;

@@ -2,7 +2,7 @@
 //! It runs nothing. Invariant: a combination that was asked for by name and does not exist is an error, never left out.
 
 use super::values::checkable;
-use crate::{job::Call, plan};
+use crate::{job::Call, plan, size};
 use anyhow::{Result, bail, ensure};
 use hfreduce::{
     dtype::DType,
@@ -143,6 +143,7 @@ pub fn calls(
             dtype,
             op,
             count: 0,
+            tensors: 1,
         }];
     }
     let mut calls: Vec<Call> = Vec::new();
@@ -160,6 +161,7 @@ pub fn calls(
                 dtype,
                 op,
                 count,
+                tensors: 1,
             });
         }
         bytes = match growth {
@@ -170,9 +172,59 @@ pub fn calls(
     calls
 }
 
+/// Many tensors in flight at once, as HFReduce's own bench has them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tensors {
+    /// How many.
+    pub number: usize,
+    /// Bytes of each.
+    pub bytes: usize,
+}
+
+impl Tensors {
+    /// Reads `46x4M`.
+    ///
+    /// # Errors
+    /// A sentence, when the text is nothing of the kind.
+    pub fn parse(text: &str) -> Result<Tensors, String> {
+        let wrong = || format!("'{text}' is not a number of tensors and their size, such as 46x4M");
+        let (number, bytes) = text.split_once('x').ok_or_else(wrong)?;
+        let number = number.parse().map_err(|_| wrong())?;
+        let bytes = size::parse(bytes)?;
+        if !(1..=4096).contains(&number) || bytes == 0 || bytes > usize::MAX / number {
+            return Err(format!("{text}: from 1 to 4096 tensors of at least a byte"));
+        }
+        Ok(Tensors { number, bytes })
+    }
+
+    /// The one call-shaped thing that all of them are together.
+    pub fn call(self, (collective, dtype, op): (Collective, DType, ReduceOp)) -> Call {
+        Call {
+            collective,
+            dtype,
+            op,
+            count: self.number * (self.bytes / dtype.size()).max(1),
+            tensors: self.number,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tensors_are_read_or_refused() {
+        let read = Tensors::parse("46x4M").expect("as in the help");
+        assert_eq!((read.number, read.bytes), (46, 4 << 20));
+        let call = read.call((Collective::AllReduce, DType::F16, ReduceOp::Sum));
+        assert_eq!((call.count, call.tensors), (46 << 21, 46));
+        for wrong in [
+            "", "46", "x4M", "46x", "0x4M", "46x0", "5000x1", "-1x4", "46*4M",
+        ] {
+            assert!(Tensors::parse(wrong).is_err(), "{wrong} was taken");
+        }
+    }
 
     fn ask(collective: &str, dtype: &str, op: &str) -> Result<Vec<Case>> {
         cases(&Asked {

@@ -2,6 +2,7 @@
 //! (how many iterations) follows from what all have gathered. Invariant: a count of wrong elements is that of all ranks together.
 
 use super::{
+    stages::metered,
     table::{Way, bus_factor},
     values::Template,
 };
@@ -28,6 +29,9 @@ const BUDGET: f64 = 0.25;
 /// Their largest number then.
 const MOST: f64 = 20.0;
 
+/// Calls with the meter on at most.
+const METERED: usize = 5;
+
 /// Two buffers, each as long as the longest call's larger one.
 pub struct Memory {
     /// Input, when out of place.
@@ -49,7 +53,7 @@ pub fn measure(
 ) -> Result<Way> {
     let (rank, ranks) = (job.group().rank(), job.group().size());
     let (i, o) = call.lengths(ranks);
-    prepare(call, memory, in_place, rank, ranks);
+    prepare(call, memory, in_place, rank, ranks)?;
     let run = |memory: &mut Memory| {
         if in_place {
             job.run_in_place(call, &mut memory.output)
@@ -60,22 +64,28 @@ pub fn measure(
     let iterations = warm_up(job, how, || run(memory))?;
     if in_place {
         // Results were fed back, and may have left the range in which arithmetic is fast.
-        prepare(call, memory, true, rank, ranks);
+        prepare(call, memory, true, rank, ranks)?;
     }
     job.group().barrier()?;
     let started = Instant::now();
     for _ in 0..iterations {
         run(memory)?;
     }
+    job.settle()?;
     let own = started.elapsed().as_secs_f64() / iterations as f64;
+    let metered = match job.gpu() {
+        Some(_) => Some(metered(job, iterations.min(METERED), || run(memory))?),
+        None => None,
+    };
     let mut wrong = 0;
     let compared = how.check && call.collective != Collective::Barrier;
     if compared {
         if in_place {
-            prepare(call, memory, true, rank, ranks);
+            prepare(call, memory, true, rank, ranks)?;
             run(memory)?;
+            job.settle()?;
         }
-        wrong = compare(call, memory, in_place, rank, ranks);
+        wrong = compare(call, memory, in_place, rank, ranks)?;
     }
     let all = job.gather(&[own, wrong as f64])?;
     let times: Vec<f64> = all.iter().map(|each| each[0]).collect();
@@ -85,6 +95,7 @@ pub fn measure(
         time: seconds * 1e6,
         algorithm,
         bus: algorithm * bus_factor(call.collective, ranks),
+        metered,
         wrong: compared.then(|| all.iter().map(|each| each[1]).sum::<f64>() as u64),
     })
 }
@@ -105,16 +116,20 @@ fn warm_up(job: &Job, how: &How, mut run: impl FnMut() -> Result<()>) -> Result<
         for _ in 0..how.warm_up {
             run()?;
         }
+        job.settle()?;
         return Ok(iterations);
     }
     run()?;
+    job.settle()?;
     let started = Instant::now();
     run()?;
+    job.settle()?;
     let all = job.gather(&[started.elapsed().as_secs_f64()])?;
     let longest = all.iter().map(|each| each[0]).fold(1e-9, f64::max);
     for _ in 2..how.warm_up.min((BUDGET / longest) as usize) {
         run()?;
     }
+    job.settle()?;
     Ok((BUDGET / longest).clamp(2.0, MOST) as usize)
 }
 
@@ -127,31 +142,60 @@ fn source(call: &Call, rank: usize, ranks: usize) -> Template {
     }
 }
 
+/// A fault for tests: the rank, by number, whose input has a wrong bit, so that the bench must find wrong results.
+const FAULT: &str = "HFR_BENCH_FAULT";
+
 /// Fills the input, and the output with what is no result.
-fn prepare(call: &Call, memory: &mut Memory, in_place: bool, rank: usize, ranks: usize) {
+///
+/// # Errors
+/// A failure of the device.
+pub fn prepare(
+    call: &Call,
+    memory: &mut Memory,
+    in_place: bool,
+    rank: usize,
+    ranks: usize,
+) -> Result<()> {
     let (i, o) = call.lengths(ranks);
     let source = source(call, rank, ranks);
+    let spoilt = std::env::var(FAULT).is_ok_and(|text| text == rank.to_string());
+    let fill = |input: &mut [u8]| {
+        source.fill(input, 0);
+        if let Some(byte) = input.last_mut().filter(|_| spoilt) {
+            *byte ^= 0x40;
+        }
+    };
     if !in_place {
-        memory.output.bytes()[..o].fill(0xA5);
-        source.fill(&mut memory.input.bytes()[..i], 0);
-        return;
+        memory.output.fill(o, |all| all.fill(0xA5))?;
+        return memory.input.fill(i, fill);
     }
     let (from, _) = call.in_place(rank);
-    let all = &mut memory.output.bytes()[..i.max(o)];
-    all.fill(0xA5);
-    source.fill(&mut all[from..from + i], 0);
+    memory.output.fill(i.max(o), |all| {
+        all.fill(0xA5);
+        fill(&mut all[from..from + i]);
+    })
 }
 
 /// Wrong elements of this rank: of its output, and of its input where that had to stay as it was.
-fn compare(call: &Call, memory: &mut Memory, in_place: bool, rank: usize, ranks: usize) -> u64 {
+///
+/// # Errors
+/// A failure of the device.
+pub fn compare(
+    call: &Call,
+    memory: &Memory,
+    in_place: bool,
+    rank: usize,
+    ranks: usize,
+) -> Result<u64> {
     let (i, o) = call.lengths(ranks);
     let mut wrong = 0;
     if !in_place {
-        wrong += source(call, rank, ranks).wrong(&memory.input.bytes()[..i], 0);
+        wrong += source(call, rank, ranks).wrong(&memory.input.read(i)?, 0);
     }
     let at = if in_place { call.in_place(rank).1 } else { 0 };
-    let output = &memory.output.bytes()[at..at + o];
-    wrong
+    let output = memory.output.read(at + o)?;
+    let output = &output[at..];
+    Ok(wrong
         + match call.collective {
             Collective::AllReduce => result(call, ranks).wrong(output, 0),
             Collective::Reduce { root } if rank == root as usize => {
@@ -180,7 +224,7 @@ fn compare(call: &Call, memory: &mut Memory, in_place: bool, rank: usize, ranks:
                 };
                 (0..ranks).map(block).sum()
             }
-        }
+        })
 }
 
 fn result(call: &Call, ranks: usize) -> Template {

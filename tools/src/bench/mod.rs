@@ -3,19 +3,24 @@
 //! makes the exit code 1 on all.
 
 mod cases;
+mod ceilings;
 mod measure;
+mod overlap;
 mod report;
+mod stages;
 mod table;
 pub mod values;
 
 use crate::{
+    gpu,
     job::{self, Call, Job},
     launcher,
     run::{positive, seconds},
     size,
 };
-use anyhow::{Context, Result};
-use cases::{Asked, Case, Growth, calls, cases};
+use anyhow::{Context, Result, ensure};
+use cases::{Asked, Case, Growth, Tensors, calls, cases};
+use hfreduce::plan::Collective;
 use measure::{How, Memory, measure};
 use report::Report;
 use std::path::PathBuf;
@@ -51,6 +56,18 @@ pub struct Args {
     /// Operations: sum, prod, min, max, avg, mulsum or mulsum:FACTOR, band, bor, bxor or all
     #[arg(short = 'o', long, default_value = "sum", value_delimiter = ',')]
     op: Vec<String>,
+    /// Where buffers are: in the host's memory, or on GPUs (local rank r uses GPU r modulo their number)
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    device: Device,
+    /// Instead of sizes: so many tensors of one size, all in flight at once, as in HFReduce's own bench (46x4M); all_reduce only
+    #[arg(long, value_name = "NxSIZE", conflicts_with_all = ["min_bytes", "max_bytes", "factor", "step"], value_parser = Tensors::parse)]
+    tensors: Option<Tensors>,
+    /// Instead of the table: what a bf16 matrix product on the GPU and an all_reduce of the largest size cost each other
+    #[arg(long, conflicts_with = "tensors")]
+    overlap: bool,
+    /// Rows of that product's square matrices
+    #[arg(long, default_value_t = 8192, requires = "overlap", value_parser = clap::value_parser!(u32).range(16..=65536))]
+    matrix: u32,
     /// Root of broadcast and reduce
     #[arg(short = 'r', long, default_value_t = 0)]
     root: u32,
@@ -89,6 +106,22 @@ pub struct Args {
     timeout: Option<f64>,
 }
 
+/// Where buffers are.
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+enum Device {
+    Cpu,
+    Cuda,
+}
+
+impl Device {
+    fn name(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Cuda => "cuda",
+        }
+    }
+}
+
 fn factor(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(factor) if factor > 1.0 && factor < 1e6 => Ok(factor),
@@ -99,26 +132,58 @@ fn factor(text: &str) -> Result<f64, String> {
 impl Args {
     fn cases(&self, ranks: usize) -> Result<Vec<Case>> {
         let flag = self.collective.as_deref();
-        anyhow::ensure!(
+        ensure!(
             0 < self.min_bytes && self.min_bytes <= self.max_bytes,
             "no size from {} to {} bytes: -b is at least 1, and -e at least -b",
             self.min_bytes,
             self.max_bytes
         );
-        cases(&Asked {
+        let cuda = self.device == Device::Cuda;
+        ensure!(
+            cuda || !self.overlap,
+            "--overlap is about GPUs: add --device cuda"
+        );
+        ensure!(
+            !cuda || self.registered == 0,
+            "-R 1 is about host memory, and --device cuda about the device's: take one of them"
+        );
+        let cases = cases(&Asked {
             collective: self.which.as_deref().or(flag).unwrap_or("all_reduce"),
             dtypes: &self.datatype,
             ops: &self.op,
             root: self.root,
             ranks,
             check: self.check == 1,
-        })
+        })?;
+        let all_reduce =
+            |case: &Case| matches!(case, Case::Run(Collective::AllReduce, ..) | Case::Skip(_));
+        ensure!(
+            (self.tensors.is_none() && !self.overlap) || cases.iter().all(all_reduce),
+            "--tensors and --overlap are about all_reduce alone"
+        );
+        Ok(cases)
+    }
+
+    /// What can be said before any rank starts: wrong arguments, and what is missing here.
+    fn check(&self, ranks: usize) -> Result<()> {
+        self.cases(ranks)?;
+        if self.device == Device::Cuda {
+            gpu::count()?;
+        }
+        if self.overlap {
+            gpu::ensure_cublas()?;
+        }
+        Ok(())
     }
 
     fn calls(&self, case: &Case, ranks: usize) -> Vec<Call> {
         let growth = self.step.map_or(Growth::Factor(self.factor), Growth::Step);
         match *case {
             Case::Skip(_) => Vec::new(),
+            Case::Run(collective, dtype, op) if self.tensors.is_some() => {
+                let tensors = self.tensors.iter();
+                tensors.map(|t| t.call((collective, dtype, op))).collect()
+            }
             Case::Run(collective, dtype, op) => calls(
                 (collective, dtype, op),
                 ranks,
@@ -139,7 +204,7 @@ pub fn run(args: &Args) -> Result<i32> {
         return take_part(args);
     }
     // Said once here and not by every rank.
-    args.cases(args.nodes * args.ranks_per_node)?;
+    args.check(args.nodes * args.ranks_per_node)?;
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = vec![program.into_os_string()];
     command.extend(std::env::args_os().skip(1));
@@ -153,7 +218,7 @@ pub fn run(args: &Args) -> Result<i32> {
 }
 
 fn take_part(args: &Args) -> Result<i32> {
-    let job = Job::join()?;
+    let job = Job::join(args.device == Device::Cuda)?;
     let rank = job.group().rank();
     measure_all(args, &job).with_context(|| format!("rank {rank}"))
 }
@@ -167,6 +232,7 @@ fn measure_all(args: &Args, job: &Job) -> Result<i32> {
         i.max(o)
     });
     let longest = longest.max().unwrap_or(0);
+    ensure_room(job, longest)?;
     let mut memory = Memory {
         input: job.buffer(longest, args.registered == 1)?,
         output: job.buffer(longest, args.registered == 1)?,
@@ -178,6 +244,17 @@ fn measure_all(args: &Args, job: &Job) -> Result<i32> {
         combine: args.average,
     };
     let mut report = Report::new(args, job, calls.iter().map(Vec::len).sum())?;
+    if args.overlap {
+        let largest = calls.iter().filter_map(|calls| calls.last());
+        for call in largest {
+            let found = overlap::overlap(job, call, &mut memory, args.matrix as usize)?;
+            report.overlap(&found)?;
+        }
+        return Ok(report.end());
+    }
+    if let Some(gpu) = job.gpu() {
+        report.ceilings(ceilings::measure(job, gpu, longest)?)?;
+    }
     for (case, calls) in cases.iter().zip(&calls) {
         report.case(case);
         for call in calls {
@@ -189,4 +266,31 @@ fn measure_all(args: &Args, job: &Job) -> Result<i32> {
         }
     }
     Ok(report.end())
+}
+
+/// Refuses buffers that the devices have no room for, on all ranks before any of them takes memory.
+fn ensure_room(job: &Job, bytes: usize) -> Result<()> {
+    let Some(gpu) = job.gpu() else { return Ok(()) };
+    let owners = ceilings::owners(job)?;
+    let (free, all) = gpu.room()?;
+    let own = owners[job.group().rank()];
+    let ranks = owners.iter().filter(|owner| **owner == own).count();
+    let each = bytes
+        .saturating_add(ceilings::copy_bytes(bytes))
+        .saturating_mul(2);
+    let needed = each.saturating_mul(ranks);
+    let fits = job.gather(&[f64::from(u8::from(needed <= free))])?;
+    ensure!(
+        needed <= free,
+        "{each} bytes for each of the {ranks} ranks on GPU {} are more than the {free} bytes that are free there (of {all}): \
+take a smaller -e, or fewer ranks on a GPU",
+        gpu.ordinal()
+    );
+    let other = fits.iter().position(|fits| fits[0] == 0.0);
+    ensure!(
+        other.is_none(),
+        "the GPU of rank {} has no room for the buffers: take a smaller -e, or fewer ranks on a GPU",
+        other.unwrap_or(0)
+    );
+    Ok(())
 }

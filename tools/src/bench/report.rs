@@ -4,6 +4,9 @@
 use super::{
     Args,
     cases::Case,
+    ceilings::Ceilings,
+    overlap::Overlap,
+    stages::{self, Stages},
     table::{HEADER, Line, Row, Way, row},
 };
 use crate::job::{Call, Job};
@@ -30,6 +33,11 @@ pub struct Report {
     titled: Option<&'static str>,
     wrong: u64,
     bus: (f64, usize),
+    device: &'static str,
+    ceilings: Option<Ceilings>,
+    breakdown: Vec<String>,
+    /// The combination that its last lines are of.
+    broken_down: String,
 }
 
 impl Report {
@@ -38,7 +46,8 @@ impl Report {
     /// # Errors
     /// A file that cannot be written; a failure of the group.
     pub fn new(args: &Args, job: &Job, rows: usize) -> Result<Report> {
-        let notes = notes(job)?;
+        let gpus = gather(job, &gpu(job)?)?;
+        let notes = notes(job, &gpus)?;
         let group = job.group();
         let speaks = group.rank() == 0;
         let progress = (speaks && std::io::stderr().is_terminal()).then(|| {
@@ -57,6 +66,10 @@ impl Report {
             titled: None,
             wrong: 0,
             bus: (0.0, 0),
+            device: args.device.name(),
+            ceilings: None,
+            breakdown: Vec::new(),
+            broken_down: String::new(),
         };
         if let Some(path) = args.json_file.as_ref().filter(|_| speaks) {
             let named = || format!("cannot write {}", path.display());
@@ -65,6 +78,7 @@ impl Report {
                 "program": "hfr bench", "version": env!("CARGO_PKG_VERSION"), "ranks": group.size(), "nodes": group.nodes(),
                 "transport": group.transport(), "kernel": format!("{:?}", Variant::best()).to_lowercase(),
                 "warmup_iters": args.warmup_iters, "iters": args.iters, "registered": args.registered == 1, "devices": notes,
+                "device": args.device.name(), "gpus": gpus,
             });
             writeln!(file, "{header}").with_context(named)?;
             report.file = Some(file);
@@ -76,19 +90,27 @@ impl Report {
     fn header(&self, args: &Args, job: &Job, notes: &[String]) {
         let group = job.group();
         self.say(&format!(
-            "# hfr bench version {} transport={} kernel={}",
+            "# hfr bench version {} device={} transport={} kernel={}",
             env!("CARGO_PKG_VERSION"),
+            args.device.name(),
             group.transport(),
             format!("{:?}", Variant::best()).to_lowercase()
         ));
-        let growth = match args.step {
-            Some(step) => format!("{step}(bytes)"),
-            None => format!("{}(factor)", args.factor),
+        let sizes = match (args.tensors, args.step) {
+            (Some(t), _) => format!("tensors {} of {} bytes", t.number, t.bytes),
+            (_, Some(step)) => format!(
+                "minBytes {} maxBytes {} step: {step}(bytes)",
+                args.min_bytes, args.max_bytes
+            ),
+            _ => format!(
+                "minBytes {} maxBytes {} step: {}(factor)",
+                args.min_bytes, args.max_bytes, args.factor
+            ),
         };
         let iterations = args.iters.map_or("auto".to_owned(), |n| n.to_string());
         self.say(&format!(
-            "# nranks {} nodes {} minBytes {} maxBytes {} step: {growth} warmup iters: {} iters: {iterations} validation: {} registered: {}",
-            self.ranks, self.nodes, args.min_bytes, args.max_bytes, args.warmup_iters, args.check, args.registered
+            "# nranks {} nodes {} {sizes} warmup iters: {} iters: {iterations} validation: {} registered: {}",
+            self.ranks, self.nodes, args.warmup_iters, args.check, args.registered
         ));
         self.say("#\n# Using devices");
         notes
@@ -150,6 +172,7 @@ impl Report {
             ways,
         );
         self.say(&text);
+        let stages = self.break_down(call, &format!("{dtype} {op}"), ways);
         for (way, in_place) in ways.iter().zip([false, true]) {
             self.wrong += way.wrong.unwrap_or(0);
             if !barrier {
@@ -171,6 +194,9 @@ impl Report {
                 busbw: way.bus,
                 wrong: way.wrong,
                 in_place,
+                device: self.device,
+                tensors: call.tensors,
+                stages: stages.get(usize::from(in_place)).copied(),
             };
             self.line(&serde_json::to_string(&line)?)?;
         }
@@ -182,6 +208,46 @@ impl Report {
                 i.max(o)
             ));
         }
+        Ok(())
+    }
+
+    /// What the stages did, noted for the end.
+    fn break_down(&mut self, call: &Call, what: &str, ways: &[Way]) -> Vec<Stages> {
+        let stage = |way: &Way| {
+            let (metered, ceilings) = (way.metered.as_ref()?, self.ceilings.as_ref()?);
+            Some(stages::stages(metered, way, ceilings))
+        };
+        let stages: Vec<_> = ways.iter().filter_map(stage).collect();
+        if !stages.is_empty() {
+            let title = format!("# {} {what}", call.collective.name());
+            if self.broken_down != title {
+                self.breakdown.push(title.clone());
+                self.broken_down = title;
+            }
+            let (i, o) = call.lengths(self.ranks);
+            self.breakdown.push(stages::line(i.max(o), &stages));
+        }
+        stages
+    }
+
+    /// What the machine can do.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn ceilings(&mut self, ceilings: Ceilings) -> Result<()> {
+        self.line(&json!({ "ceilings": ceilings }).to_string())?;
+        self.ceilings = Some(ceilings);
+        Ok(())
+    }
+
+    /// What calls and a matrix product cost each other.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn overlap(&mut self, overlap: &Overlap) -> Result<()> {
+        self.wrong += overlap.wrong;
+        self.line(&json!({ "overlap": overlap }).to_string())?;
+        overlap.lines().iter().for_each(|line| self.say(line));
         Ok(())
     }
 
@@ -200,6 +266,15 @@ impl Report {
         if let Some(bar) = &self.progress {
             bar.finish_and_clear();
         }
+        if let Some(ceilings) = &self.ceilings {
+            let header = stages::header(ceilings);
+            header.iter().for_each(|line| self.say(line));
+            if !self.breakdown.is_empty() {
+                self.say(&format!("#\n{}", stages::titles()));
+                self.breakdown.iter().for_each(|line| self.say(line));
+            }
+            self.say("#");
+        }
         let verdict = if self.wrong == 0 { "OK" } else { "FAILED" };
         let mean = self.bus.0 / self.bus.1.max(1) as f64;
         self.say(&format!(
@@ -211,22 +286,43 @@ impl Report {
     }
 }
 
+/// What this rank says about its GPU; nothing where there is none.
+fn gpu(job: &Job) -> Result<String> {
+    let Some(gpu) = job.gpu() else {
+        return Ok(String::new());
+    };
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    Ok(format!(
+        "GPU {} {} {:.1} GiB",
+        gpu.ordinal(),
+        gpu.name()?,
+        gib(gpu.room()?.1)
+    ))
+}
+
 /// What every rank says about itself, by rank.
-fn notes(job: &Job) -> Result<Vec<String>> {
+fn notes(job: &Job, gpus: &[String]) -> Result<Vec<String>> {
     let group = job.group();
     let system = rustix::system::uname();
-    let mut note = format!(
+    let note = format!(
         "Rank {:>2} Group  0 Pid {:>6} on {:>10} node {:>2} local rank {:>2}",
         group.rank(),
         std::process::id(),
         system.nodename().to_string_lossy(),
         group.node(),
         group.local_rank()
-    )
-    .into_bytes();
+    );
+    let notes = gather(job, &note)?;
+    let both = |(note, gpu): (&String, &String)| format!("{note} {gpu}").trim_end().to_owned();
+    Ok(notes.iter().zip(gpus).map(both).collect())
+}
+
+/// Every rank's text, by rank, cut where it is too long.
+fn gather(job: &Job, own: &str) -> Result<Vec<String>> {
+    let mut note = own.as_bytes().to_vec();
     note.resize(NOTE, 0);
-    let mut all = vec![0u8; NOTE * group.size()];
-    group.all_gather(&note, &mut all)?;
+    let mut all = vec![0u8; NOTE * job.group().size()];
+    job.group().all_gather(&note, &mut all)?;
     let text = |note: &[u8]| {
         String::from_utf8_lossy(note)
             .trim_end_matches('\0')

@@ -1,5 +1,6 @@
 //! The bench's output as text: rows and headers as nccl-tests prints them, and JSON lines. It measures nothing.
 
+use super::stages::{Metered, Stages};
 use hfreduce::plan::Collective;
 use serde::Serialize;
 
@@ -14,6 +15,8 @@ pub struct Way {
     pub bus: f64,
     /// Wrong elements on all ranks; `None` when nothing was compared.
     pub wrong: Option<u64>,
+    /// What its stages did, for buffers on devices.
+    pub metered: Option<Metered>,
 }
 
 /// One line of JSON.
@@ -41,6 +44,12 @@ pub struct Line {
     pub wrong: Option<u64>,
     /// Whether input and output were the same memory.
     pub in_place: bool,
+    /// Where buffers were: `cpu` or `cuda`.
+    pub device: &'static str,
+    /// Tensors that were in flight at once, which `bytes` counts together.
+    pub tensors: usize,
+    /// How fast each stage was, for buffers on devices.
+    pub stages: Option<Stages>,
 }
 
 /// What nccl-tests multiplies the algorithm's bandwidth with.
@@ -135,6 +144,7 @@ mod tests {
             algorithm,
             bus,
             wrong: Some(0),
+            metered: None,
         };
         let text = row(&what, &[way(44.17, 23.74, 41.54), way(43.96, 23.85, 41.74)]);
         assert_eq!(text, LITERAL);

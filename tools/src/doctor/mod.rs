@@ -83,7 +83,7 @@ fn examine(args: &Args) -> Result<i32> {
     if !job::inside()? {
         return alone(args);
     }
-    match Job::join() {
+    match Job::join(false) {
         Ok(job) => take_part(args, &root, &job),
         Err(error) => no_job(args, &root, &error),
     }

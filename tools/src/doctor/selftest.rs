@@ -33,6 +33,7 @@ fn calls(ranks: usize, quick: bool) -> Vec<Call> {
                 dtype,
                 op,
                 count,
+                tensors: 1,
             };
             calls.extend(counts.iter().map(call));
         }
@@ -61,11 +62,12 @@ pub fn run(job: &Job, quick: bool) -> Result<Check> {
     let mut own = [0.0, -1.0];
     for (number, call) in calls.iter().enumerate() {
         let bytes = call.lengths(ranks).0;
-        Template::input(call.dtype, call.op, ranks, rank).fill(&mut input.bytes()[..bytes], first);
-        output.bytes()[..bytes].fill(0xA5);
+        let own_input = Template::input(call.dtype, call.op, ranks, rank);
+        input.fill(bytes, |all| own_input.fill(all, first))?;
+        output.fill(bytes, |all| all.fill(0xA5))?;
         job.run(call, &mut input, &mut output)?;
-        let wrong =
-            Template::reduced(call.dtype, call.op, ranks).wrong(&output.bytes()[..bytes], first);
+        let right = Template::reduced(call.dtype, call.op, ranks);
+        let wrong = right.wrong(&output.read(bytes)?, first);
         if wrong > 0 && own[1] < 0.0 {
             own[1] = number as f64;
         }
