@@ -4,7 +4,7 @@
 
 use super::check::{Check, Outcome};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Two ranks and what was measured between them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -15,6 +15,16 @@ pub struct Pair {
     pub latency_us: f64,
     /// Bytes per second from each rank to the other, in GB/s.
     pub gb_s: [f64; 2],
+}
+
+impl Pair {
+    /// Takes what is better of the same pair's figures: a fault is there every time, noise is not.
+    pub fn improve(&mut self, again: &Pair) {
+        self.latency_us = self.latency_us.min(again.latency_us);
+        for (rate, again) in self.gb_s.iter_mut().zip(again.gb_s) {
+            *rate = rate.max(again);
+        }
+    }
 }
 
 /// What is measured of a rank, larger being worse: microseconds, and nanoseconds per byte.
@@ -117,20 +127,50 @@ fn middle(values: impl Iterator<Item = f64>) -> f64 {
         .unwrap_or(0.0)
 }
 
+/// The worst that is to be said of some costs.
+fn outcome(costs: [f64; 3], middles: [f64; 3]) -> Outcome {
+    let all = KINDS.iter().zip(costs).zip(middles);
+    let judged = all.map(|((kind, cost), middle)| kind.judge(cost, middle));
+    judged.max().unwrap_or(Outcome::Ok)
+}
+
+/// What all are compared with, and the ranks that fall behind it.
+fn behind(pairs: &[Pair]) -> ([f64; 3], Vec<Score>) {
+    let scores = scores(pairs);
+    let middles = std::array::from_fn(|kind| middle(scores.iter().map(|score| score.best[kind])));
+    // Whoever has but one partner cannot be told from the link between them.
+    let slow = |score: &Score| score.pairs > 1 && outcome(score.best, middles) > Outcome::Ok;
+    (middles, scores.into_iter().filter(slow).collect())
+}
+
+/// The ranks of pairs that should be measured again before anybody is blamed, since noise is as likely a cause as a fault.
+pub fn suspects(pairs: &[Pair]) -> Vec<[usize; 2]> {
+    let (middles, slow) = behind(pairs);
+    let slow: BTreeSet<usize> = slow.iter().map(|score| score.rank).collect();
+    let suspect = |pair: &&Pair| {
+        pair.ranks.iter().any(|rank| slow.contains(rank))
+            || outcome(costs(pair, 0), middles) > Outcome::Ok
+    };
+    pairs
+        .iter()
+        .filter(suspect)
+        .map(|pair| pair.ranks)
+        .collect()
+}
+
 /// Names slow ranks and links, worst first; `name` says who a rank is.
 pub fn judge(pairs: &[Pair], name: &dyn Fn(usize) -> String) -> Vec<Check> {
-    let scores = scores(pairs);
-    let middles: [f64; 3] =
-        std::array::from_fn(|kind| middle(scores.iter().map(|score| score.best[kind])));
+    let (middles, slow) = behind(pairs);
     let mut found = vec![summary(pairs)];
-    let mut slow = Vec::new();
-    // Whoever has but one partner cannot be told from the link between them.
-    for score in scores.iter().filter(|score| score.pairs > 1) {
-        if let Some(check) = culprit("slow-rank", || name(score.rank), score.best, middles) {
-            slow.push(score.rank);
-            found.push(check);
-        }
+    for score in &slow {
+        found.extend(culprit(
+            "slow-rank",
+            || name(score.rank),
+            score.best,
+            middles,
+        ));
     }
+    let slow: BTreeSet<usize> = slow.iter().map(|score| score.rank).collect();
     for pair in pairs.iter().filter(|_| pairs.len() > 1) {
         if pair.ranks.iter().any(|rank| slow.contains(rank)) {
             continue;
@@ -143,11 +183,8 @@ pub fn judge(pairs: &[Pair], name: &dyn Fn(usize) -> String) -> Vec<Check> {
         found.extend(lopsided(pair, name));
     }
     let worst = |check: &Check| {
-        check
-            .figures
-            .get("times_worse_ratio")
-            .copied()
-            .unwrap_or(f64::INFINITY)
+        let times = check.figures.get("times_worse_ratio");
+        times.copied().unwrap_or(f64::INFINITY)
     };
     found.sort_by(|a, b| worst(b).total_cmp(&worst(a)));
     found
@@ -159,28 +196,26 @@ fn culprit(
     costs: [f64; 3],
     middles: [f64; 3],
 ) -> Option<Check> {
-    let mut outcome = Outcome::Ok;
+    let worst = outcome(costs, middles);
+    if worst == Outcome::Ok {
+        return None;
+    }
     let mut said = Vec::new();
     let mut times: f64 = 0.0;
     for ((kind, cost), middle) in KINDS.iter().zip(costs).zip(middles) {
-        let judged = kind.judge(cost, middle);
-        if judged > Outcome::Ok {
+        if kind.judge(cost, middle) > Outcome::Ok {
             said.push(kind.say(cost, middle));
             times = times.max(cost / middle);
         }
-        outcome = outcome.max(judged);
     }
     let remedy = if check == "slow-rank" {
         "slow with every peer: look at that host's cable, port, counters and load, and take it out of the job until then"
     } else {
         "each end is better with others: look at the way between them (switches, ports, routes)"
     };
-    if outcome == Outcome::Ok {
-        return None;
-    }
     let subject = subject();
     let what = (check, &*subject);
-    let found = if outcome == Outcome::Warn {
+    let found = if worst == Outcome::Warn {
         Check::warn(what, said.join(", "), remedy)
     } else {
         Check::fail(what, said.join(", "), remedy)

@@ -140,3 +140,45 @@ fn differences_below_what_a_clock_can_tell_are_none() {
     };
     assert_eq!(named(&job(4, 1, late)), []);
 }
+
+#[test]
+fn suspects_are_the_pairs_of_who_would_be_named() {
+    assert_eq!(suspects(&job(4, 2, |_| ())), [[0; 2]; 0]);
+    let late = |pair: &mut Pair| {
+        if pair.ranks.contains(&3) {
+            pair.latency_us *= 10.0;
+        }
+    };
+    assert_eq!(suspects(&job(4, 2, late)), [[1, 3], [3, 5], [3, 7]]);
+    let slow = |pair: &mut Pair| {
+        if pair.ranks == [1, 3] {
+            pair.gb_s[0] /= 4.0;
+        }
+    };
+    assert_eq!(suspects(&job(5, 1, slow)), [[1, 3]]);
+}
+
+#[test]
+fn noise_that_does_not_come_again_is_forgiven_and_a_fault_is_not() {
+    let disturbed = |which: [usize; 2]| {
+        move |pair: &mut Pair| {
+            if pair.ranks == which {
+                pair.gb_s[1] /= 4.0;
+                pair.latency_us *= 10.0;
+            }
+        }
+    };
+    let mut first = job(4, 1, disturbed([0, 2]));
+    assert_eq!(named(&first).len(), 1);
+    let improve = |first: &mut [Pair], again: Vec<Pair>| {
+        first
+            .iter_mut()
+            .zip(&again)
+            .for_each(|(pair, again)| pair.improve(again))
+    };
+    improve(&mut first, job(4, 1, disturbed([1, 2])));
+    assert_eq!(named(&first), []);
+    let mut first = job(4, 1, disturbed([0, 2]));
+    improve(&mut first, job(4, 1, disturbed([0, 2])));
+    assert_eq!(named(&first), one("slow-link", "r0 - r2", Outcome::Fail));
+}

@@ -2,10 +2,13 @@
 //! broadcast to each other. Ranks with the same local number meet, all of a node at once, because that is how an all_reduce uses the wire.
 //! It judges nothing. Invariant: within a round nobody has two partners, and all pairs of a round begin together.
 
-use super::{outliers::Pair, rounds::rounds};
+use super::{
+    outliers::{Pair, suspects},
+    rounds::rounds,
+};
 use anyhow::{Context, Result};
 use hfreduce::Communicator;
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 /// How long and how much.
 struct Effort {
@@ -30,6 +33,8 @@ const QUICK: Effort = Effort {
 };
 /// A latency is the middle of this many batches, since messages of other programs disturb some of them.
 const BATCHES: usize = 9;
+/// How often rounds with a suspect are measured again.
+const AGAIN: usize = 2;
 /// A bandwidth is the best of this many.
 const TRIES: usize = 3;
 
@@ -44,40 +49,67 @@ pub fn by_node(group: &Communicator) -> Result<Vec<Vec<usize>>> {
     Ok(nodes)
 }
 
-/// Measures all pairs of nodes, or some of every node's when it must be quick. All ranks get all figures.
+/// Measures all pairs of nodes, or some of every node's when it must be quick. Rounds with a suspect are measured again as a whole, so that all
+/// of their pairs have the same chance. All ranks get all figures.
 ///
 /// # Errors
 /// A failure of the group, or of two ranks on their own.
 pub fn measure(group: &Communicator, quick: bool) -> Result<Vec<Pair>> {
     let effort = if quick { QUICK } else { THOROUGH };
     let nodes = by_node(group)?;
-    let mut found = Vec::new();
+    let meet = |(a, b): (usize, usize)| nodes[a].iter().copied().zip(nodes[b].iter().copied());
+    let mut found: Vec<Vec<Pair>> = Vec::new();
     for round in rounds(nodes.len()).into_iter().take(effort.rounds) {
-        let meet = |(a, b): (usize, usize)| nodes[a].iter().copied().zip(nodes[b].iter().copied());
         let meetings: Vec<(usize, usize)> = round.into_iter().flat_map(meet).collect();
-        let own = meetings
-            .iter()
-            .position(|(a, b)| [*a, *b].contains(&group.rank()));
-        let two = group.split(own.map(|number| number as u32), group.rank() as i64)?;
-        // Groups take unequal time to make, and what others do on the wire is part of the figure.
-        group.barrier()?;
-        let figures = match &two {
-            Some(two) => {
-                let (a, b) = meetings[own.unwrap_or(0)];
-                figures(two, &effort).with_context(|| format!("between ranks {a} and {b}"))?
-            }
-            None => [0.0; 3],
-        };
-        let mut all = vec![0.0; 3 * group.size()];
-        group.all_gather(&figures, &mut all)?;
-        let pair = |(a, b): (usize, usize)| Pair {
-            ranks: [a, b],
-            latency_us: all[3 * a] * 1e6,
-            gb_s: [all[3 * a + 1], all[3 * b + 2]].map(|rate| rate / 1e9),
-        };
-        found.extend(meetings.into_iter().map(pair));
+        found.push(one_round(group, &meetings, &effort)?);
     }
-    Ok(found)
+    for _ in 0..AGAIN {
+        // All ranks have the same figures, and so come to the same decision.
+        let suspects: BTreeSet<[usize; 2]> = suspects(&found.concat()).into_iter().collect();
+        let suspicious = |pair: &Pair| suspects.contains(&pair.ranks);
+        for round in found
+            .iter_mut()
+            .filter(|round| round.iter().any(suspicious))
+        {
+            let meetings: Vec<(usize, usize)> =
+                round.iter().map(|pair| pair.ranks.into()).collect();
+            let again = one_round(group, &meetings, &effort)?;
+            round
+                .iter_mut()
+                .zip(&again)
+                .for_each(|(pair, again)| pair.improve(again));
+        }
+    }
+    Ok(found.concat())
+}
+
+/// Measures pairs that have no rank in common, all at once, in their order.
+fn one_round(
+    group: &Communicator,
+    meetings: &[(usize, usize)],
+    effort: &Effort,
+) -> Result<Vec<Pair>> {
+    let own = meetings
+        .iter()
+        .position(|(a, b)| [*a, *b].contains(&group.rank()));
+    let two = group.split(own.map(|number| number as u32), group.rank() as i64)?;
+    // Groups take unequal time to make, and what others do on the wire is part of the figure.
+    group.barrier()?;
+    let figures = match &two {
+        Some(two) => {
+            let (a, b) = meetings[own.unwrap_or(0)];
+            figures(two, effort).with_context(|| format!("between ranks {a} and {b}"))?
+        }
+        None => [0.0; 3],
+    };
+    let mut all = vec![0.0; 3 * group.size()];
+    group.all_gather(&figures, &mut all)?;
+    let pair = |&(a, b): &(usize, usize)| Pair {
+        ranks: [a, b],
+        latency_us: all[3 * a] * 1e6,
+        gb_s: [all[3 * a + 1], all[3 * b + 2]].map(|rate| rate / 1e9),
+    };
+    Ok(meetings.iter().map(pair).collect())
 }
 
 /// Seconds of a small message, and bytes per second from the first to the second rank and back, as this rank has timed them.
