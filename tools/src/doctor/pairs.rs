@@ -91,9 +91,8 @@ fn one_round(
 ) -> Result<Vec<Pair>> {
     let rank = group.rank();
     let own = meetings.iter().position(|(a, b)| [*a, *b].contains(&rank));
-    // The first of a pair is the first of its group, even where its number is the larger one.
-    let second = own.is_some_and(|number| meetings[number].1 == rank);
-    let two = group.split(own.map(|number| number as u32), i64::from(second))?;
+    // Ranks are numbered node by node: the first of a pair is the first of its group, too.
+    let two = group.split(own.map(|number| number as u32), rank as i64)?;
     // Groups take unequal time to make, and what others do on the wire is part of the figure.
     group.barrier()?;
     let figures = match &two {
