@@ -51,8 +51,8 @@ fn name(root: &Root) -> String {
     root.text("proc/sys/kernel/hostname").unwrap_or_else(own)
 }
 
-/// Looks at a host that has `ranks` ranks of the job.
-pub fn look(root: &Root, ranks: usize) -> Host {
+/// Looks at a host that has `ranks` ranks of the job, which may use `together` processors, where that is known; else as many as this process.
+pub fn look(root: &Root, ranks: usize, together: Option<usize>) -> Host {
     let env = |name: &str| std::env::var(name).ok();
     let selector = hfr_transport::net::selector_from(&env).map(|(selector, _)| selector);
     // A recorded tree says nothing of what this kernel allows.
@@ -65,7 +65,7 @@ pub fn look(root: &Root, ranks: usize) -> Host {
         cpu::checks(root),
         numa::checks(root),
         memory::checks(root, memfd.as_ref()),
-        limits::checks(root, rdma, ranks),
+        limits::checks(root, rdma, ranks, together),
     ];
     Host {
         name: name(root),

@@ -13,12 +13,13 @@ const FILES: u64 = 4096;
 /// CAP_IPC_LOCK, as a bit of the effective capabilities: who has it may lock what he likes.
 const MAY_LOCK: u32 = 14;
 
-/// All checks of limits; `ranks` is how many of the job's ranks share this host.
-pub fn checks(root: &Root, rdma: bool, ranks: usize) -> Vec<Check> {
+/// All checks of limits; `ranks` is how many of the job's ranks share this host, and `together` how many processors these may use, where it is known.
+pub fn checks(root: &Root, rdma: bool, ranks: usize, together: Option<usize>) -> Vec<Check> {
     let mut found = vec![memlock(root, rdma)];
     found.extend(files(root));
-    found.extend(processors(root, ranks));
-    found.extend(quota(root));
+    let allowed = together.unwrap_or_else(|| allowed(root));
+    found.extend(processors(root, allowed, ranks));
+    found.extend(quota(root, allowed));
     found
 }
 
@@ -99,21 +100,20 @@ fn files(root: &Root) -> Option<Check> {
     Some(check.figure("limit_count", limit as f64))
 }
 
-/// The processors this process may run on.
-pub fn allowed(root: &Root) -> Vec<usize> {
-    list(&status(root, "Cpus_allowed_list").unwrap_or_default())
+/// How many processors this process may run on.
+fn allowed(root: &Root) -> usize {
+    list(&status(root, "Cpus_allowed_list").unwrap_or_default()).len()
 }
 
-fn processors(root: &Root, ranks: usize) -> Option<Check> {
-    let allowed = allowed(root);
+fn processors(root: &Root, allowed: usize, ranks: usize) -> Option<Check> {
     let online = list(&root.text("sys/devices/system/cpu/online")?).len();
-    if allowed.is_empty() {
+    if allowed == 0 {
         return None;
     }
     let what = ("cpuset", "");
-    let said = format!("{} of {online} processors", allowed.len());
-    // Bound to a core on purpose, as launchers do, a rank has fewer than the machine and yet enough.
-    let check = if allowed.len() < ranks {
+    let said = format!("{allowed} of {online} processors");
+    // Bound on purpose, as launchers do it, ranks have fewer than the machine and yet enough.
+    let check = if allowed < ranks {
         Check::warn(
             what,
             format!("{said} for {ranks} ranks"),
@@ -122,7 +122,7 @@ fn processors(root: &Root, ranks: usize) -> Option<Check> {
     } else {
         Check::ok(what, said)
     };
-    Some(check.figure("allowed_count", allowed.len() as f64))
+    Some(check.figure("allowed_count", allowed as f64))
 }
 
 /// The least number of processors' worth of time that the cgroups on the way up allow.
@@ -166,12 +166,11 @@ fn quota_of(root: &Root, folder: &str) -> Option<f64> {
     (quota > 0.0 && period > 0.0).then_some(quota / period)
 }
 
-fn quota(root: &Root) -> Option<Check> {
+fn quota(root: &Root, allowed: usize) -> Option<Check> {
     let quota = least_quota(root)?;
-    let allowed = allowed(root).len() as f64;
     let what = ("cpu-quota", "");
     let said = format!("time of {quota:.2} processors");
-    let check = if quota < allowed {
+    let check = if quota < allowed as f64 {
         Check::warn(
             what,
             format!(

@@ -75,7 +75,7 @@ fn examine(args: &Args) -> Result<i32> {
     );
     if args.look {
         let report = Report {
-            hosts: vec![host::look(&root, 1)],
+            hosts: vec![host::look(&root, 1, None)],
             ..Report::default()
         };
         return Ok(tell(args, &report));
@@ -126,7 +126,7 @@ fn tell(args: &Args, report: &Report) -> i32 {
 
 /// What can be said by a rank whose job does not come about: the reason, and this host.
 fn no_job(args: &Args, root: &Root, error: &anyhow::Error) -> Result<i32> {
-    let host = host::look(root, 1);
+    let host = host::look(root, 1, None);
     let remedy = "mend what is said there and what fails on the hosts, then look again";
     let failure = Check::fail(("job", ""), format!("{error:#}"), remedy);
     let own = hfreduce::launch::Launch::from_env(&|name| std::env::var(name).ok())?.rank;
@@ -159,7 +159,7 @@ fn take_part(args: &Args, root: &Root, job: &Job) -> Result<i32> {
     let failure = look_at_all(args, root, job, &mut report).err();
     if let Some(error) = &failure {
         if report.hosts.is_empty() {
-            report.hosts.push(host::look(root, 1));
+            report.hosts.push(host::look(root, 1, None));
         }
         report.job.push(Check::fail(
             ("job", ""),
@@ -212,12 +212,14 @@ fn hosts(args: &Args, root: &Root, job: &Job) -> Result<Vec<Host>> {
         .collect();
     let mut said = Vec::new();
     if ranks[0] == group.rank() {
-        let mut host = host::look(root, ranks.len());
         let cpus = cores::union(
             ranks
                 .iter()
                 .map(|rank| &masks[rank * cores::MASK..][..cores::MASK]),
         );
+        // What a launcher gives to each rank, all of them have together.
+        let together = root.is_own().then_some(cpus.len());
+        let mut host = host::look(root, ranks.len(), together);
         host.checks.extend(cores::measure(root, &cpus, args.quick));
         host.ranks = ranks;
         said = serde_json::to_vec(&host)?;

@@ -83,7 +83,7 @@ impl Tree {
 
     /// What is not well.
     fn ill(&self) -> Vec<Check> {
-        let all = host::look(&self.root(), 8).checks;
+        let all = host::look(&self.root(), 8, None).checks;
         assert!(all.len() > 15, "nearly nothing was looked at: {all:?}");
         all.into_iter()
             .filter(|check| check.outcome > Outcome::Ok)
@@ -110,7 +110,7 @@ fn finds(changes: &[(&str, &str)], check: &str, outcome: Outcome, words: &[&str]
 fn a_healthy_node_passes_and_is_counted() {
     let tree = Tree::new();
     assert_eq!(tree.ill(), []);
-    let host = host::look(&tree.root(), 8);
+    let host = host::look(&tree.root(), 8, None);
     assert_eq!(host.name, "fire01");
     let counts = [
         "GPUs",
@@ -133,7 +133,7 @@ fn a_healthy_node_passes_and_is_counted() {
 fn a_bare_tree_is_no_error() {
     let tree = Tree::new();
     fs::remove_dir_all(tree.0.join("sys")).expect("it is there");
-    let host = host::look(&tree.root(), 1);
+    let host = host::look(&tree.root(), 1, None);
     assert!(
         host.checks
             .iter()
@@ -141,6 +141,6 @@ fn a_bare_tree_is_no_error() {
         "{:?}",
         host.checks
     );
-    let nothing = host::look(&Root::new(Path::new("/no/such/folder")), 1);
+    let nothing = host::look(&Root::new(Path::new("/no/such/folder")), 1, None);
     assert!(!nothing.checks.is_empty());
 }

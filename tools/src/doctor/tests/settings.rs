@@ -65,7 +65,7 @@ fn a_small_memlock_limit_is_found_with_the_number_that_is_needed() {
 #[test]
 fn a_small_memlock_limit_binds_only_who_locks() {
     let tree = Tree::with(&[("proc/self/limits", &locked("65536"))]);
-    let judged = |rdma| limits::checks(&tree.root(), rdma, 8)[0].outcome;
+    let judged = |rdma| limits::checks(&tree.root(), rdma, 8, None)[0].outcome;
     assert_eq!([judged(true), judged(false)], [Outcome::Fail, Outcome::Ok]);
     tree.write(
         "proc/self/status",
@@ -108,6 +108,19 @@ fn few_open_files_processors_and_quotas_are_found() {
         ill.len() == 1 && ill[0].finding.contains("4.00 processors"),
         "{ill:?}"
     );
+}
+
+#[test]
+fn ranks_that_are_bound_have_enough_together() {
+    let status = "CapEff:\t0000000000000000\nCpus_allowed_list:\t3\n";
+    let tree = Tree::with(&[("proc/self/status", status)]);
+    let cpuset = |together| {
+        let all = limits::checks(&tree.root(), false, 8, together).into_iter();
+        let mut cpuset = all.filter(|check| check.check == "cpuset");
+        cpuset.next().expect("it is looked at").outcome
+    };
+    let outcomes = [None, Some(7), Some(8)].map(cpuset);
+    assert_eq!(outcomes, [Outcome::Warn, Outcome::Warn, Outcome::Ok]);
 }
 
 #[test]
