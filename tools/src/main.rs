@@ -1,7 +1,9 @@
-//! The hfr program: starts jobs on this host (`run`), measures and checks collectives (`bench`), shows, proves and simulates plans
-//! (`plan`), and shows the machine and its ranks' places (`topo`). Exit codes: 0 all right, 1 a wrong result or an error, 2 wrong arguments; `run` hands on the code of its command.
+//! The hfr program: starts jobs on this host (`run`), measures and checks collectives (`bench`), shows, proves and simulates plans (`plan`), shows
+//! the machine and its ranks' places (`topo`), and looks whether hosts and jobs are fit (`doctor`). Exit codes: 0 all right, 1 a wrong result
+//! or an error, 2 wrong arguments; `run` hands on the code of its command, and `doctor` has codes of its own.
 
 mod bench;
+mod doctor;
 mod gpu;
 mod job;
 mod launcher;
@@ -35,6 +37,8 @@ enum Command {
     Plan(plan::Args),
     /// Show this machine, how far its devices are from each other, and where ranks have their place
     Topo(topo::Args),
+    /// Look whether this host, or this job, is fit: links, limits, memory, pairs of nodes, correct sums
+    Doctor(doctor::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Topo(args) => topo::run(&args),
+        Command::Doctor(args) => Ok(doctor::run(&args)),
     };
     match outcome {
         Ok(code) => ExitCode::from(code as u8),
@@ -88,6 +93,7 @@ mod tests {
             "hfr topo --load a.txt --ranks 8 --gpus 0,1,2 --ports ^eth"
         ));
         assert!(takes("hfr plan check --shape 2x2 --zones east,west"));
+        assert!(takes("hfr doctor --quick --json --strict --root /host"));
         for wrong in [
             "hfr topo --load a.txt --sysfs /sys",
             "hfr bench -f 2 -i 1M",
@@ -98,6 +104,7 @@ mod tests {
             "hfr run --nodes 2",
             "hfr run --transport carrier -- prog",
             "hfr plan check --shape 2x2 --nodes 2",
+            "hfr doctor --look --quick",
         ] {
             assert!(!takes(wrong), "'{wrong}' was accepted");
         }

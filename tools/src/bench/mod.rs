@@ -9,7 +9,7 @@ mod overlap;
 mod report;
 mod stages;
 mod table;
-mod values;
+pub mod values;
 
 use crate::{
     gpu,
