@@ -259,10 +259,11 @@ PUBLIC int MPI_Reduce_scatter(const void* sendbuf, void* recvbuf, const int recv
 }
 
 PUBLIC int MPI_Barrier(MPI_Comm comm) {
-  Group* group;
+  Group* group = NULL;
+  Reason reason = hfr_least() > 0 ? BY_SIZE : OURS;
   if (!hfr_on()) return PMPI_Barrier(comm);
-  group = hfr_group(comm, 1);
-  hfr_count(BARRIER, group == NULL ? BY_COMMUNICATOR : OURS, 0);
+  if (reason == OURS && (group = hfr_group(comm, 1)) == NULL) reason = BY_COMMUNICATOR;
+  hfr_count(BARRIER, reason, 0);
   if (group == NULL) return PMPI_Barrier(comm);
   begin(group);
   return finish(comm, group, BARRIER, hfrBarrier(group->comm, NULL));

@@ -162,7 +162,8 @@ int hfr_failure(Group* group, Call call) {
     char text[MPI_MAX_ERROR_STRING];
     int code = error_class;
     snprintf(text, sizeof text, "%s: %s", hfr_call_name(call), hfrGetLastError(group->comm));
-    hfr_say("rank %d of %d: %s", group->rank, group->size, text);
+    /* Every rank has the same text. */
+    if (group->rank == 0) hfr_say("%s", text);
     if (PMPI_Add_error_code(error_class, &code) == MPI_SUCCESS) PMPI_Add_error_string(code, text);
     group->error = code;
   }

@@ -77,7 +77,7 @@ typedef struct Group {
 
 /* The group of comm. With make it is made if there is none, which is collective; NULL without one. */
 Group* hfr_group(MPI_Comm comm, int make);
-/* What a failed call returns: prints hfreduce's text once and makes it an MPI error code. */
+/* What a failed call returns: rank 0 prints hfreduce's text, once, and it becomes an MPI error code. */
 int hfr_failure(Group* group, Call call);
 /* As hfr_failure(), and calls comm's error handler. */
 int hfr_raise(MPI_Comm comm, Group* group, Call call);

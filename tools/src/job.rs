@@ -3,7 +3,10 @@
 
 use anyhow::{Context, Result, ensure};
 use hfreduce::{
-    Block, Blocks, Communicator, RawCall, Registered, dtype::DType, launch::Launch, op::ReduceOp,
+    Block, Blocks, Communicator, RawCall, Registered,
+    dtype::DType,
+    launch::{Launch, environment},
+    op::ReduceOp,
     plan::Collective,
 };
 use std::sync::Arc;
@@ -13,7 +16,7 @@ use std::sync::Arc;
 /// # Errors
 /// An environment that contradicts itself.
 pub fn inside() -> Result<bool> {
-    let launch = Launch::from_env(&|name| std::env::var(name).ok())?;
+    let launch = Launch::from_env(&environment)?;
     let alone = Launch::from_env(&|_| None)?;
     Ok(launch.source != alone.source)
 }
