@@ -174,6 +174,7 @@ static void check_library(void) {
   int length = 0;
   PMPI_Get_library_version(version, &length);
   if ((strstr(version, "Open MPI") != NULL) == (strcmp(BUILT_FOR, "Open MPI") == 0)) return;
+  version[strcspn(version, "\n,")] = '\0';
   hfr_say("this libhfr_mpi.so was built for " BUILT_FOR ", the program runs with %.60s: preload the one built for that", version);
   exit(1);
 }
@@ -198,6 +199,8 @@ PUBLIC int MPI_Finalize(void) {
     hfr_print_stats();
     atomic_store_explicit(&on, 0, memory_order_release);
     hfr_progress_end();
+    /* MPICH 4.0 may wait for ever here, over sockets, for ranks that come at other times; our own work has moved them apart. */
+    PMPI_Barrier(MPI_COMM_WORLD);
   }
   free(nodes);
   nodes = NULL;
