@@ -61,6 +61,7 @@ static void waits(void) {
 static void tests(void) {
   MPI_Request requests[CALLS];
   int flag = 0, index, left = CALLS, number, indices[CALLS], i;
+  OK(MPI_Barrier(MPI_COMM_WORLD));
   start_all(requests);
   while (!flag) OK(MPI_Request_get_status(requests[2], &flag, MPI_STATUS_IGNORE));
   CHECK(requests[2] != MPI_REQUEST_NULL, "asking freed the request");
@@ -82,6 +83,7 @@ static void tests(void) {
 static void mixed(void) {
   MPI_Request requests[CALLS + 2];
   int token[2] = {rank, -1}, sum = 0, one = rank + 1, call;
+  OK(MPI_Barrier(MPI_COMM_WORLD));
   start_all(requests);
   OK(MPI_Irecv(&token[1], 1, MPI_INT, (rank + size - 1) % size, 9, MPI_COMM_WORLD, &requests[CALLS]));
   OK(MPI_Isend(&token[0], 1, MPI_INT, (rank + 1) % size, 9, MPI_COMM_WORLD, &requests[CALLS + 1]));
