@@ -18,7 +18,7 @@
 
 use crate::{
     error::{Error, Kind},
-    launch::{Launch, node_identity},
+    launch::{Launch, environment, node_identity},
 };
 use hfr_transport::shm::Placement;
 use std::{path::PathBuf, time::Duration};
@@ -146,7 +146,7 @@ impl Config {
     /// # Errors
     /// A variable that makes no sense, by name and value.
     pub fn from_env() -> Result<Config, Error> {
-        let launch = Launch::from_env(&env).map_err(|e| wrong(e.to_string()))?;
+        let launch = Launch::from_env(&environment).map_err(|e| wrong(e.to_string()))?;
         let mut config = Config::of_rank(launch.rank, launch.world)?;
         config.rendezvous = launch.rendezvous;
         config.cookie = launch.cookie;

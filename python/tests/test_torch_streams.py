@@ -184,7 +184,10 @@ def test_streams_wait_in_order() -> None:
 
 def free() -> bool:
     place = Place()
+    # The first call of a kind is waited for on the host.
+    place.group.allreduce([place.put()], options("AllreduceOptions", False))
     x, y = place.put(), place.put(1)
+    place.cuda.synchronize(place.stream)
     place.comm.barrier()
     if place.rank == 1:
         time.sleep(2.0)

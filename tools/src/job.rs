@@ -4,8 +4,12 @@
 use crate::gpu::{DeviceMemory, Gpu};
 use anyhow::{Context, Result, ensure};
 use hfreduce::{
-    Block, Blocks, Communicator, Pending, RawCall, Registered, config::Config, dtype::DType,
-    launch::Launch, op::ReduceOp, plan::Collective,
+    Block, Blocks, Communicator, Pending, RawCall, Registered,
+    config::Config,
+    dtype::DType,
+    launch::{Launch, environment},
+    op::ReduceOp,
+    plan::Collective,
 };
 use std::{borrow::Cow, cell::RefCell, sync::Arc};
 
@@ -14,7 +18,7 @@ use std::{borrow::Cow, cell::RefCell, sync::Arc};
 /// # Errors
 /// An environment that contradicts itself.
 pub fn inside() -> Result<bool> {
-    let launch = Launch::from_env(&|name| std::env::var(name).ok())?;
+    let launch = Launch::from_env(&environment)?;
     let alone = Launch::from_env(&|_| None)?;
     Ok(launch.source != alone.source)
 }

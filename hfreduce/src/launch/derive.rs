@@ -1,6 +1,7 @@
 //! Where the ranks meet and by what secret, when nobody said so: derived from what every rank of a job can see alike. It
 //! knows no socket, and gives an address only where all ranks derive the same one.
 
+use super::hydra::PROXY;
 use super::sources::{Found, Launcher, number};
 use super::{Env, Error};
 
@@ -110,7 +111,7 @@ fn slurm_job(env: Env) -> Option<String> {
 }
 
 fn mpi(env: Env, found: &Found) -> Result<(String, &'static str), Error> {
-    if found.local.is_none_or(|(_, size)| size != found.world) {
+    if !found.all_local() {
         return Err(unknown(
             found,
             "does not tell where rank 0 is, and not all ranks are on this host",
@@ -118,6 +119,7 @@ fn mpi(env: Env, found: &Found) -> Result<(String, &'static str), Error> {
     }
     let Some((name, job)) = MPI_JOBS
         .into_iter()
+        .chain([PROXY])
         .find_map(|name| Some((name, env(name)?)))
     else {
         return Err(unknown(found, "gives the job no id to derive a port from"));
@@ -126,6 +128,7 @@ fn mpi(env: Env, found: &Found) -> Result<(String, &'static str), Error> {
         "PMIX_NAMESPACE" => "all ranks are local, port from PMIX_NAMESPACE",
         "OMPI_MCA_ess_base_jobid" => "all ranks are local, port from OMPI_MCA_ess_base_jobid",
         "PMI_JOBID" => "all ranks are local, port from PMI_JOBID",
+        PROXY => "all ranks are local, port from hydra's proxy process",
         _ => "all ranks are local, port from PALS_APID",
     };
     Ok((join("127.0.0.1", port_of(&job)), from))
@@ -195,7 +198,10 @@ pub(super) fn cookie(env: Env, found: &Found, rendezvous: Option<&str>) -> (Vec<
             "the Slurm job and step id (weaker than HFR_COOKIE)",
         ),
         Launcher::OpenMpi | Launcher::Mvapich | Launcher::Pmi | Launcher::Pmix | Launcher::Pals => {
-            (values(&MPI_JOBS), "the MPI job id (weaker than HFR_COOKIE)")
+            let mut names = MPI_JOBS.to_vec();
+            // Each host has a proxy of its own.
+            names.extend(found.all_local().then_some(PROXY));
+            (values(&names), "the MPI job id (weaker than HFR_COOKIE)")
         }
         Launcher::Explicit | Launcher::Single => {
             // The host may be spelled differently by different ranks, the port may not.

@@ -6,9 +6,11 @@
 //! (or `NCCL_COMM_ID`) and `HFR_COOKIE` hold with every one of them.
 
 mod derive;
+mod hydra;
 mod node;
 mod sources;
 
+pub use hydra::environment;
 pub use node::node_identity;
 
 /// A lookup of environment variables; an empty value counts as not set.

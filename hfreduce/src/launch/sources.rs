@@ -244,6 +244,11 @@ pub(super) fn number(env: Env, name: &str) -> Result<Option<usize>, Error> {
 }
 
 impl Found {
+    /// Whether the launcher says that all ranks are on this host.
+    pub(super) fn all_local(&self) -> bool {
+        self.local.is_some_and(|(_, size)| size == self.world)
+    }
+
     /// Ranks lie inside their worlds.
     pub(super) fn check(&self) -> Result<(), Error> {
         let Found { rank, world, .. } = self;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::derive::first_host;
+use super::hydra::proxy;
 use super::{Error, Launch, node_identity};
 
 fn launch(variables: &str) -> Result<Launch, Error> {
@@ -102,6 +103,58 @@ fn mpi_without_an_address_says_what_to_set() {
     let mv2 = good(&format!("{mv2} HFR_COMM_ID=a:1"));
     assert_eq!((mv2.rank, mv2.world, mv2.local), (2, 3, Some((0, 1))));
     assert!(mv2.source.starts_with("MVAPICH2"));
+}
+
+#[test]
+fn hydra_on_one_host_meets_by_its_proxy() {
+    let with = |born: &str| format!("{HYDRA} hydra_pmi_proxy={born}");
+    let (one, other) = (good(&with("77-100")), good(&with("77-101")));
+    let address = one.rendezvous.clone().unwrap();
+    assert!(address.starts_with("127.0.0.1:2"), "{address}");
+    assert!(
+        one.describe().contains("hydra's proxy"),
+        "{}",
+        one.describe()
+    );
+    assert_ne!(
+        (one.rendezvous, one.cookie),
+        (other.rendezvous, other.cookie)
+    );
+    // On several hosts each has a proxy of its own.
+    let hosts = with("77-100")
+        .replace("NRANKS=2", "NRANKS=1")
+        .replace("RANKID=1", "RANKID=0");
+    assert!(error(&hosts).contains("set HFR_COMM_ID=host:port"));
+    let (here, there) = (
+        format!("{hosts} HFR_COMM_ID=h:1"),
+        with("78-9 MPI_LOCALNRANKS=1 MPI_LOCALRANKID=0 HFR_COMM_ID=h:1"),
+    );
+    assert_eq!(good(&here).cookie, good(&there).cookie);
+}
+
+#[test]
+fn the_proxy_is_the_nearest_of_the_ancestors() {
+    let line = |number: &str, command: &str, parent: &str| {
+        format!(
+            "{number} ({command}) S {parent} 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9{number} 1 1\n"
+        )
+    };
+    let chain = |shell: &'static str| {
+        move |process: &str| {
+            Some(match process {
+                "self" => line("50", "hfr", "40"),
+                "40" => line("40", shell, "30"),
+                "30" => line("30", "hydra_pmi_proxy", "20"),
+                "20" => line("20", "hydra_pmi_proxy", "1"),
+                _ => line("1", "init", "0"),
+            })
+        }
+    };
+    assert_eq!(proxy(&chain("sh")).as_deref(), Some("30 930"));
+    assert_eq!(proxy(&chain("a ) S (b")).as_deref(), Some("30 930"));
+    assert_eq!(proxy(&|_| Some(line("7", "sh", "7"))), None);
+    assert_eq!(proxy(&|_| Some(line("1", "init", "0"))), None);
+    assert_eq!(proxy(&|_| None), None);
 }
 
 #[test]
