@@ -4,6 +4,7 @@
 use super::{
     core::{Arena, Core, Group},
     memory::Heap,
+    rdma,
     shared::{Shared, dump_on_signal},
 };
 use crate::{
@@ -41,6 +42,8 @@ struct Hello {
     pid: u32,
     cores: usize,
     wire: Wire,
+    /// Whether this rank could use the verbs wire.
+    verbs: bool,
     /// Where this rank gathers its node's descriptors, if it is the first of its node.
     meeting: String,
     token: [u8; 32],
@@ -285,6 +288,7 @@ fn hello(config: &Config) -> Result<Hello, Error> {
         pid: std::process::id(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         wire: config.wire,
+        verbs: rdma::usable(config)?,
         meeting: unique_address("node").map_err(memory)?,
         token: random_token().map_err(memory)?,
         algorithm: config.algorithm.clone(),
@@ -401,7 +405,9 @@ fn kind(hellos: &[Hello], shape: &Shape) -> &'static str {
         _ if shape.nodes() == 1 => "none",
         Wire::Local => "local",
         Wire::Tcp => "tcp",
+        Wire::Verbs => "verbs",
         Wire::Auto if one_host => "local",
+        Wire::Auto if hellos.iter().all(|h| h.verbs) => "verbs",
         Wire::Auto => "tcp",
     }
 }
@@ -434,6 +440,20 @@ fn wire(
                 .event_fd()
                 .and_then(|fd| fd.try_clone_to_owned().ok());
             Box::new(Local::new(seat, segment.clone(), places, event).map_err(fail)?)
+        }
+        "verbs" => {
+            let ip = address(config).map_err(|e| e.at(config.rank, node))?;
+            let writable = arena.slots..arena.slots + arena.bytes;
+            let member = (config.rank, config.world, local);
+            rdma::open(
+                config,
+                member,
+                segment.clone(),
+                writable,
+                ip,
+                hellos[0].token,
+            )
+            .map_err(fail)?
         }
         _ => {
             let ip = address(config).map_err(|e| e.at(config.rank, node))?;

@@ -12,6 +12,7 @@ mod meeting;
 mod memory;
 mod pending;
 mod queue;
+mod rdma;
 mod scope;
 mod shared;
 mod split;
@@ -302,7 +303,7 @@ impl Drop for Communicator {
         self.queue.close();
         self.queue.gone(FAREWELL);
         if let Some(group) = &self.group {
-            if !self.shared.poisoned() && self.wire == "tcp" {
+            if !self.shared.poisoned() && matches!(self.wire, "tcp" | "verbs") {
                 self.farewell(group);
             }
             group.control.leave();
