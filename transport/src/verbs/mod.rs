@@ -338,16 +338,16 @@ impl Inner {
                     .map_err(|cause| error(None, cause))?;
                 for wc in &batch[..got] {
                     let WorkId { link, work } = WorkId::decode(wc.wr_id);
-                    let known = self.links.get_mut(link as usize).and_then(Option::as_mut);
-                    // The first put of a peer can be here before its last word.
-                    let opening = || {
-                        self.openings
-                            .iter_mut()
-                            .find(|opening| opening.number == link)?
-                            .link
-                            .as_mut()
+                    let found = match self.links.get_mut(link as usize) {
+                        Some(Some(link)) => Some(link),
+                        // The first put of a peer can be here before its last word.
+                        _ => {
+                            let mut openings = self.openings.iter_mut();
+                            let opening = openings.find(|opening| opening.number == link);
+                            opening.and_then(|opening| opening.link.as_mut())
+                        }
                     };
-                    if let Some(link) = known.or_else(opening) {
+                    if let Some(link) = found {
                         link.complete(wc, work, &self.device, events);
                     }
                 }
