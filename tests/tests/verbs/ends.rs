@@ -32,7 +32,7 @@ pub fn small() -> Limits {
 }
 
 /// How many devices rxe0, rxe1, ... there are.
-fn devices() -> usize {
+pub fn devices() -> usize {
     let there = |k: &usize| std::path::Path::new(&format!("/sys/class/infiniband/rxe{k}")).exists();
     let count = (0..).take_while(there).count();
     assert!(

@@ -2,12 +2,14 @@
 //! written, devices that cannot be had.
 
 use super::drive::{Guard, fill, read};
-use super::ends::{addresses, end, pair, put, settings, small, soon, usual};
+use super::ends::{addresses, devices, end, pair, put, settings, small, soon, usual};
 use hfr_transport::net::Infiniband;
+use hfr_transport::shm::Segment;
 use hfr_transport::verbs::{Limits, Verbs, usable};
 use hfr_transport::{Error, Event, PeerAddress, Transport};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Polls until an error comes.
@@ -24,7 +26,51 @@ fn fails(wire: &mut Verbs) -> Error {
     }
 }
 
-/// Errors come soon: 4 ms, sent twice again.
+/// One put each way: both know where the other may be written from here on, and need not ask.
+fn acquaint([a, b]: &mut [(Verbs, Arc<Segment>); 2]) {
+    let mut events = [Vec::new(), Vec::new()];
+    a.0.put(put(1, 0, 8, 70)).unwrap();
+    b.0.put(put(0, 0, 8, 70)).unwrap();
+    let came = |events: &Vec<Event>| {
+        events
+            .iter()
+            .any(|event| matches!(event, Event::Arrived { .. }))
+    };
+    while !events.iter().all(came) {
+        a.0.poll(&mut events[0]).unwrap();
+        b.0.poll(&mut events[1]).unwrap();
+    }
+}
+
+/// Sets the link of rxe0 up or down. The kernel forgets routes and neighbours of a link that goes down; a job's host would learn them again.
+fn set_link(state: &str) {
+    let mut lines = vec![format!("link set r0 {state}")];
+    if state == "up" {
+        lines.push("route replace local 10.77.0.1 dev r0 table 1000".into());
+        lines.push("route replace 10.77.0.0/24 dev r0 src 10.77.0.1 table 1000".into());
+        lines.extend((1..devices()).map(|k| {
+            format!(
+                "neigh replace 10.77.0.{} lladdr 02:77:00:00:00:{k:02x} dev r0 nud permanent",
+                k + 1
+            )
+        }));
+    }
+    for line in lines {
+        let done = Command::new("ip").args(line.split(' ')).status();
+        assert!(done.expect("the program ip").success(), "ip {line}");
+    }
+}
+
+/// Whatever a test comes to, the link is up afterwards.
+struct Up;
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        set_link("up");
+    }
+}
+
+/// Errors come soon: 67 ms, sent once again.
 fn quick() -> Limits {
     Limits {
         patience: Some((14, 1)),
@@ -85,7 +131,9 @@ fn a_put_outside_the_writable_part_is_refused_by_both_ends() {
 #[test]
 fn a_broken_pair_is_named_by_both_ends() {
     let _guard = Guard::new();
-    let [mut a, mut b] = pair(1 << 20, 0..1 << 20, quick());
+    let mut both = pair(1 << 20, 0..1 << 20, quick());
+    acquaint(&mut both);
+    let [mut a, mut b] = both;
     a.0.break_link(1).unwrap();
     let error = fails(&mut a.0);
     assert_eq!(error.peer, Some(1));
@@ -104,20 +152,15 @@ fn a_broken_pair_is_named_by_both_ends() {
 #[test]
 fn a_link_that_is_down_is_an_error_with_the_ports_state() {
     let _guard = Guard::new();
-    let [mut a, _b] = pair(1 << 20, 0..1 << 20, quick());
-    let set = |state: &str| {
-        let done = Command::new("ip")
-            .args(["link", "set", "r0", state])
-            .status();
-        assert!(done.expect("the program ip").success());
-    };
-    set("down");
-    let error =
-        a.0.put(put(1, 0, 8, 1))
-            .err()
-            .unwrap_or_else(|| fails(&mut a.0));
+    let mut both = pair(1 << 20, 0..1 << 20, quick());
+    acquaint(&mut both);
+    let [mut a, _b] = both;
+    let up = Up;
+    set_link("down");
+    let error = a.0.put(put(1, 0, 8, 1)).err();
+    let error = error.unwrap_or_else(|| fails(&mut a.0));
     let closed = usable(&settings(0)).unwrap_err();
-    set("up");
+    drop(up);
     assert_eq!(error.peer, Some(1));
     let text = error.to_string();
     assert!(
@@ -129,21 +172,6 @@ fn a_link_that_is_down_is_an_error_with_the_ports_state() {
         "{closed}"
     );
     drop(a);
-    // Addresses and routes of the machine's link are set again, or the next test finds none.
-    for line in [
-        "route replace local 10.77.0.1 dev r0 table 1000",
-        "route replace 10.77.0.0/24 dev r0 src 10.77.0.1 table 1000",
-    ] {
-        let done = Command::new("ip").args(line.split(' ')).status();
-        assert!(done.expect("the program ip").success(), "{line}");
-    }
-    for k in 1..4 {
-        let neighbour = format!(
-            "neigh replace 10.77.0.{} lladdr 02:77:00:00:00:{k:02x} dev r0 nud permanent",
-            k + 1
-        );
-        let _ = Command::new("ip").args(neighbour.split(' ')).status();
-    }
     // And the device serves again.
     let [mut a, mut b] = pair(1 << 20, 0..1 << 20, usual());
     a.0.put(put(1, 0, 100, 7)).unwrap();
