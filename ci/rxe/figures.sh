@@ -13,17 +13,17 @@ wire() {
   HFR_IB_HCA==rxe1 node 1 wire 1 10.66.0.1:2200 || exit 1
   wait $s || exit 1
 }
-for round in 1 2; do
+for round in ${ROUNDS:-1 2}; do
   echo "round $round: the verbs wire"; wire
   echo "round $round: perftest"
-  for size in 65536 262144 1048576; do pair "write_bw" ib_write_bw -s $size -n 64 -Q 1 -t 64; done
-  for size in 8 256 4096 65536; do pair "write_lat" ib_write_lat -s $size -n 200; done
-  pair "write_lat inline" ib_write_lat -s 8 -n 200 -I 64
-  pair "send_lat inline" ib_send_lat -s 8 -n 200 -I 64
+  for size in 65536 262144 1048576; do pair "write_bw" ib_write_bw -s $size -n $((8388608 / size)) -Q 1; done
+  for size in 8 4096 65536; do pair "write_lat" ib_write_lat -s $size -n 100; done
+  pair "write_lat inline" ib_write_lat -s 8 -n 100 -I 64
+  pair "send_lat inline" ib_send_lat -s 8 -n 100 -I 64
 done
-for round in 1 2; do
+for round in ${ROUNDS:-1 2}; do
   for kind in verbs tcp; do
     echo "round $round: all_reduce over $kind"
-    job.sh 2 1 $kind bench -b 8 -e 4M -f 32 -n 5 -w 2 | grep -E '^ +[0-9]'
+    job.sh 2 1 $kind bench -b 8 -e 2M -f 64 -n 3 -w 1 | grep -E '^ +[0-9]'
   done
 done

@@ -26,7 +26,7 @@ mod measure {
 
     const SEGMENT: usize = 16 << 20;
     /// Puts under way, as many as `ib_write_bw` has.
-    const WINDOW: usize = 128;
+    const WINDOW: u32 = 128;
     const SIZES: [usize; 6] = [8, 256, 4096, 65_536, 262_144, 1 << 20];
 
     struct End {
@@ -35,6 +35,7 @@ mod measure {
         peer: usize,
         events: Vec<Event>,
         arrived: u32,
+        begun: u32,
         sent: u32,
     }
 
@@ -49,6 +50,7 @@ mod measure {
                 ticket: 0,
             };
             self.wire.put(put).expect("a put");
+            self.begun += 1;
         }
 
         fn poll(&mut self) {
@@ -90,12 +92,10 @@ mod measure {
         fn bandwidth(&mut self, len: usize, count: u32, sends: bool) -> f64 {
             let began = Instant::now();
             if sends {
-                self.sent = 0;
-                let mut begun = 0;
-                while self.sent < count {
-                    while begun < count && begun - self.sent < WINDOW as u32 {
+                let until = self.begun + count;
+                while self.sent < until {
+                    while self.begun < until && self.begun - self.sent < WINDOW {
                         self.put(len);
-                        begun += 1;
                     }
                     self.poll();
                 }
@@ -182,6 +182,7 @@ mod measure {
             peer: 1 - rank,
             events: Vec::new(),
             arrived: 0,
+            begun: 0,
             sent: 0,
         };
         let up = began.elapsed().as_secs_f64() * 1e3;
@@ -200,11 +201,11 @@ mod measure {
     }
 
     fn one_size(end: &mut End, rank: usize, len: usize) {
-        let count = ((8 << 20) / len).clamp(16, 500) as u32;
+        let count = ((8 << 20) / len).clamp(8, 300) as u32;
         // SAFETY: inside the segment; nothing is under way.
         unsafe { std::ptr::write_bytes(end.segment.at(0, len), rank as u8 + 3, len) };
         end.latency(len, 10, rank == 0);
-        let rounds = if len > 65_536 { 20 } else { 200 };
+        let rounds = if len > 65_536 { 10 } else { 100 };
         let latency = end.latency(len, rounds, rank == 0);
         let bandwidth = end.bandwidth(len, count, rank == 1);
         // Rank 0 has all bytes; its answer ends the size for both.

@@ -67,7 +67,7 @@ impl Default for Limits {
             sends: 128,
             every: 8,
             inline: 256,
-            block: 16 << 20,
+            block: 4 << 20,
             patience: None,
         }
     }
