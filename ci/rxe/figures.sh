@@ -16,7 +16,7 @@ wire() {
 for round in ${ROUNDS:-1 2}; do
   echo "round $round: the verbs wire"; wire
   echo "round $round: perftest"
-  for size in 65536 262144 1048576; do pair "write_bw" ib_write_bw -s $size -n $((8388608 / size)) -Q 1; done
+  for size in 65536 262144 1048576; do pair "write_bw" ib_write_bw -s $size -n $((16777216 / size)) -Q 1; done
   for size in 8 4096 65536; do pair "write_lat" ib_write_lat -s $size -n 100; done
   pair "write_lat inline" ib_write_lat -s 8 -n 100 -I 64
   pair "send_lat inline" ib_send_lat -s 8 -n 100 -I 64

@@ -201,7 +201,7 @@ mod measure {
     }
 
     fn one_size(end: &mut End, rank: usize, len: usize) {
-        let count = ((8 << 20) / len).clamp(8, 300) as u32;
+        let count = ((16 << 20) / len).clamp(16, 300) as u32;
         // SAFETY: inside the segment; nothing is under way.
         unsafe { std::ptr::write_bytes(end.segment.at(0, len), rank as u8 + 3, len) };
         end.latency(len, 10, rank == 0);

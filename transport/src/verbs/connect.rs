@@ -13,12 +13,12 @@ use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-/// On hardware a lost packet is sent again for ever, as everywhere in this field: a link that flaps for a minute does not end a job.
+/// As 3FS has them: a packet is sent for about half a second, by some devices several times that long, and then it is an error.
 const HARD: Patience = Patience {
     timeout: 14,
     retries: 7,
 };
-/// Soft devices take 7 literally; and who shares cores with its peer answers late.
+/// Soft devices never give up with 7; and who shares cores with its peer answers late: about two seconds.
 const SOFT: Patience = Patience {
     timeout: 16,
     retries: 6,

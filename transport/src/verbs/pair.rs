@@ -36,7 +36,7 @@ pub(super) struct Pair<S> {
 pub(super) struct Patience {
     /// 4.096 us times two to this power until a packet counts as lost.
     pub timeout: u8,
-    /// How often a lost packet is sent again; 7 is for ever on soft devices.
+    /// How often a lost packet is sent again; with 7 soft devices never give up.
     pub retries: u8,
 }
 
