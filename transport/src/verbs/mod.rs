@@ -449,7 +449,7 @@ impl Transport for Verbs {
         events.append(&mut inner.events);
         inner.polls = inner.polls.wrapping_add(1);
         // First the side table: what came before a peer's end is among the completions then.
-        if inner.polls % LOOK == 0 || inner.look.get() || inner.wait_for_keys() {
+        if inner.polls.is_multiple_of(LOOK) || inner.look.get() || inner.wait_for_keys() {
             inner.look();
         }
         inner.take_completions(events)?;
