@@ -6,8 +6,9 @@
 //! | `HFR_COMM_ID` | `host:port` where rank 0 listens (fallback `NCCL_COMM_ID`) |
 //! | `HFR_COOKIE` | the job's secret, so that a stranger cannot join |
 //! | `HFR_NODE` | which node this rank claims to be on, to play several nodes on one host |
-//! | `HFR_TRANSPORT` | `auto` (default), `local` or `tcp` |
+//! | `HFR_TRANSPORT` | `auto` (default), `local`, `tcp` or `verbs` |
 //! | `HFR_SOCKET_IFNAME` | interface for `tcp`, in NCCL's selector syntax (fallback `NCCL_SOCKET_IFNAME`) |
+//! | `HFR_IB_HCA`, `HFR_IB_GID_INDEX`, `HFR_IB_SL`, `HFR_IB_TC`, `HFR_IB_PKEY` | device and addresses for `verbs`, as NCCL has them (fallback `NCCL_IB_*`): see `hfr_transport::net::Infiniband` |
 //! | `HFR_TIMEOUT` | seconds without progress after which an operation fails (default 300) |
 //! | `HFR_CONNECT_TIMEOUT` | seconds to wait for all ranks at the start (default 120) |
 //! | `HFR_ALGO` | name of the all_reduce plan to use instead of the chosen one |
@@ -20,7 +21,7 @@ use crate::{
     error::{Error, Kind},
     launch::{Launch, environment, node_identity},
 };
-use hfr_transport::shm::Placement;
+use hfr_transport::{net::Infiniband, shm::Placement};
 use std::{path::PathBuf, time::Duration};
 
 /// [`Config::slots`] by default: virtual, and far more than the plans of a usual group need.
@@ -47,13 +48,15 @@ fn wrong(cause: String) -> Error {
 /// How nodes reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Wire {
-    /// `local` when all ranks share a host, otherwise `tcp`.
+    /// `local` when all ranks share a host, `verbs` when all have an RDMA device and a build that can use it, otherwise `tcp`.
     #[default]
     Auto,
     /// Nodes emulated on one host through shared memory.
     Local,
     /// Sockets.
     Tcp,
+    /// RDMA through queue pairs; only builds with the feature `verbs` or `verbs-dlopen` have it.
+    Verbs,
 }
 
 /// What a communicator needs to know to start.
@@ -73,6 +76,8 @@ pub struct Config {
     pub wire: Wire,
     /// Interface selector, and the variable it came from.
     pub interface: Option<(String, String)>,
+    /// Device and addresses for the verbs wire.
+    pub infiniband: Infiniband,
     /// No progress for this long fails an operation.
     pub timeout: Duration,
     /// All ranks must have come within this time.
@@ -122,6 +127,7 @@ impl Config {
             node: node_identity(&|_| None),
             wire: Wire::Auto,
             interface: None,
+            infiniband: Infiniband::default(),
             timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(120),
             slots: SLOTS,
@@ -170,9 +176,10 @@ impl Config {
             None | Some("auto") => Wire::Auto,
             Some("local") => Wire::Local,
             Some("tcp") => Wire::Tcp,
+            Some("verbs") => Wire::Verbs,
             Some(other) => {
                 return Err(wrong(format!(
-                    "HFR_TRANSPORT={other} is none of auto, local, tcp"
+                    "HFR_TRANSPORT={other} is none of auto, local, tcp, verbs"
                 )));
             }
         };
@@ -191,6 +198,7 @@ impl Config {
             node: node_identity(&env),
             wire,
             interface: interface_from_env(),
+            infiniband: Infiniband::from_env(&env).map_err(wrong)?,
             timeout: seconds("HFR_TIMEOUT", 300.0)?,
             connect_timeout: seconds("HFR_CONNECT_TIMEOUT", 120.0)?,
             slots: SLOTS,

@@ -18,7 +18,7 @@ pub struct Args {
     #[arg(long, short = 'L', default_value_t = 2, value_parser = positive)]
     ranks_per_node: usize,
     /// How nodes talk to each other (HFR_TRANSPORT)
-    #[arg(long, value_parser = ["auto", "local", "tcp"])]
+    #[arg(long, value_parser = ["auto", "local", "tcp", "verbs"])]
     transport: Option<String>,
     /// Seconds a collective may wait for other ranks (HFR_TIMEOUT)
     #[arg(long, value_parser = seconds)]

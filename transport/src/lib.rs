@@ -18,6 +18,8 @@ pub mod sim;
 pub mod store;
 #[cfg(not(loom))]
 pub mod tcp;
+#[cfg(all(any(feature = "verbs", feature = "verbs-dlopen"), not(loom)))]
+pub mod verbs;
 #[cfg(not(loom))]
 pub mod wire;
 

@@ -91,6 +91,7 @@ pub trait Transport: Send {
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<(), Error>;
 
     /// Appends the file descriptors a parked rank has to watch, each with whether it waits for writability too. A wire whose
-    /// arrivals ring the doorbell of the receiving rank by themselves appends nothing.
+    /// arrivals ring the doorbell of the receiving rank by themselves appends nothing. Some wires only make a descriptor readable by
+    /// what comes from here on: poll once more between this and sleeping.
     fn watch(&self, fds: &mut Vec<(RawFd, bool)>);
 }

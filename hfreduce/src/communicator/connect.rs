@@ -5,7 +5,7 @@ use super::{
     core::{Arena, Core, Group},
     hello::{Hello, agree, hello, nodes},
     memory::Heap,
-    place,
+    place, rdma,
     shared::{Shared, dump_on_signal},
 };
 use crate::{
@@ -312,7 +312,9 @@ fn kind(hellos: &[Hello], shape: &Shape) -> &'static str {
         _ if shape.nodes() == 1 => "none",
         Wire::Local => "local",
         Wire::Tcp => "tcp",
+        Wire::Verbs => "verbs",
         Wire::Auto if one_host => "local",
+        Wire::Auto if hellos.iter().all(|h| h.verbs) => "verbs",
         Wire::Auto => "tcp",
     }
 }
@@ -345,6 +347,20 @@ fn wire(
                 .event_fd()
                 .and_then(|fd| fd.try_clone_to_owned().ok());
             Box::new(Local::new(seat, segment.clone(), places, event).map_err(fail)?)
+        }
+        "verbs" => {
+            let ip = address(config).map_err(|e| e.at(config.rank, node))?;
+            let writable = arena.slots..arena.slots + arena.bytes;
+            let member = (config.rank, config.world, local);
+            rdma::open(
+                config,
+                member,
+                segment.clone(),
+                writable,
+                ip,
+                hellos[0].token,
+            )
+            .map_err(fail)?
         }
         _ => {
             let ip = address(config).map_err(|e| e.at(config.rank, node))?;

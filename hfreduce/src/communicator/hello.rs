@@ -3,7 +3,7 @@
 
 use super::{
     connect::{memory, start},
-    place,
+    place, rdma,
 };
 use crate::{
     config::{Config, Wire},
@@ -24,6 +24,8 @@ pub struct Hello {
     pub pid: u32,
     pub cores: usize,
     pub wire: Wire,
+    /// Whether this rank could use the verbs wire.
+    pub verbs: bool,
     /// Where this rank gathers its node's descriptors, if it is the first of its node.
     pub meeting: String,
     pub token: [u8; 32],
@@ -46,6 +48,7 @@ pub fn hello(config: &Config) -> Result<Hello, Error> {
         pid: std::process::id(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         wire: config.wire,
+        verbs: rdma::usable(config)?,
         meeting: unique_address("node").map_err(memory)?,
         token: random_token().map_err(memory)?,
         algorithm: config.algorithm.clone(),

@@ -14,6 +14,7 @@ mod memory;
 mod pending;
 mod place;
 mod queue;
+mod rdma;
 mod scope;
 mod shared;
 mod split;
@@ -322,7 +323,7 @@ impl Drop for Communicator {
         self.queue.close();
         self.queue.gone(FAREWELL);
         if let Some(group) = &self.group {
-            if !self.shared.poisoned() && self.wire == "tcp" {
+            if !self.shared.poisoned() && matches!(self.wire, "tcp" | "verbs") {
                 self.farewell(group);
             }
             group.control.leave();

@@ -50,8 +50,8 @@ pub unsafe fn copy(
     stream: Stream,
 ) -> Result<(), Error> {
     let _entered = enter(&[into, from])?;
-    // SAFETY: the caller's promise.
     check(
+        // SAFETY: the caller's promise.
         unsafe {
             sys::cuMemcpyAsync(
                 into as sys::CUdeviceptr,
@@ -77,8 +77,8 @@ pub unsafe fn read(from: *const u8, into: &mut [u8], stream: Stream) -> Result<(
     let what = "waiting for the work in front of a number's reading";
     // SAFETY: a stream of the caller's.
     check(unsafe { sys::cuStreamSynchronize(stream.raw()) }, what)?;
-    // SAFETY: the caller's promise, and `into` is ours to write.
     check(
+        // SAFETY: the caller's promise, and `into` is ours to write.
         unsafe {
             sys::cuMemcpyDtoH_v2(
                 into.as_mut_ptr().cast(),

@@ -148,8 +148,8 @@ fn retain(device: i32) -> Result<Context, Error> {
         return Ok(*context);
     }
     let mut raw = ptr::null_mut();
-    // SAFETY: the driver is there; the context is active.
     check(
+        // SAFETY: the driver is there; the context is active.
         unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut raw, device) },
         "joining a device's primary context",
     )?;
@@ -195,8 +195,8 @@ impl Context {
         let mut context = Context { raw, device: -1 };
         let _entered = context.enter()?;
         let mut device = -1;
-        // SAFETY: the context is current.
         check(
+            // SAFETY: the context is current.
             unsafe { sys::cuCtxGetDevice(&raw mut device) },
             "asking for a context's device",
         )?;
@@ -259,8 +259,8 @@ impl Context {
         if ADOPTED.get() == self.raw {
             return Ok(());
         }
-        // SAFETY: as in `enter`.
         check(
+            // SAFETY: as in `enter`.
             unsafe { sys::cuCtxSetCurrent(self.raw) },
             "entering a context",
         )?;
@@ -284,8 +284,8 @@ impl Context {
 /// From now on this thread's calls do not disturb the recording of a graph by another thread. Returns how it was before.
 fn relax() -> Result<sys::CUstreamCaptureMode, Error> {
     let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-    // SAFETY: concerns this thread alone.
     check(
+        // SAFETY: concerns this thread alone.
         unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) },
         "setting a thread's capture mode",
     )?;

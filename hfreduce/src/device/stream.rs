@@ -43,8 +43,8 @@ impl Stream {
             return Ok(current);
         }
         let mut raw = ptr::null_mut();
-        // SAFETY: a stream of the user's; the driver writes a handle.
         check(
+            // SAFETY: a stream of the user's; the driver writes a handle.
             unsafe { sys::cuStreamGetCtx(self.0, &raw mut raw) },
             "asking for a stream's context",
         )?;

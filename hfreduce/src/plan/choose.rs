@@ -39,12 +39,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// Figures of an ordinary server core with a 25 GB/s copy rate, and of TCP or of shared memory between the nodes.
+    /// Figures of an ordinary server core with a 25 GB/s copy rate, and of TCP, RDMA or shared memory between the nodes.
     /// They only have to be right within a factor of two: they decide between plans whose times cross.
     /// In a group with buffers on GPUs a copy costs its driver call and its event, however small it is: pieces are larger there.
     pub fn usual(cores: usize, wire: &str, gpus: bool) -> Model {
         let (send, hop, wire) = match wire {
             "tcp" => (4e-6, 25e-6, 1.0 / 3e9),
+            "verbs" => (0.5e-6, 4e-6, 1.0 / 20e9),
             _ => (0.2e-6, 1e-6, 1.0 / 10e9),
         };
         Model {

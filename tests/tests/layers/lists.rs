@@ -148,4 +148,18 @@ pub const UNSAFE: &[&str] = &[
     "transport/tests/loom_doorbell.rs",
     "transport/tests/shm_local.rs",
     "transport/tests/shm_segment.rs",
+    "tests/tests/verbs/lives.rs",
+    "transport/examples/wire.rs",
+    "transport/src/verbs/completion.rs",
+    "transport/src/verbs/connect.rs",
+    "transport/src/verbs/desk.rs",
+    "transport/src/verbs/device.rs",
+    "transport/src/verbs/link.rs",
+    "transport/src/verbs/memory.rs",
+    "transport/src/verbs/mod.rs",
+    "transport/src/verbs/pair.rs",
+    "transport/src/verbs/sys.rs",
 ];
+
+/// Files that take in sources of another test, since both run the same contract: this one inside a virtual machine.
+pub const SHARE: &[&str] = &["tests/tests/verbs/main.rs"];

@@ -1,7 +1,7 @@
 //! The promises of `wire.rs`, one test each, for any wire.
 
 use super::drive::{
-    End, Guard, Random, SEGMENT, connect, fill, pattern, poll_until, read, seed, write,
+    End, Guard, Random, SEGMENT, connect, fill, pattern, poll_until, read, seed, share, write,
 };
 use super::traffic::{Checked, Trader};
 use hfr_transport::{Event, Notice, Put};
@@ -43,6 +43,7 @@ fn traders<'a>(
 pub fn random_puts_in_all_directions_one_thread(make: impl Fn(usize) -> Vec<End>) {
     let _guard = Guard::new();
     for (ranks, puts) in [(2, 1500), (3, 400), (5, 150)] {
+        let puts = share(puts);
         let mut ends = make(ranks);
         connect(&mut ends, 0..ranks);
         let checked = Checked::new(ranks);
@@ -69,6 +70,7 @@ pub fn random_puts_in_all_directions_one_thread(make: impl Fn(usize) -> Vec<End>
 pub fn random_puts_in_all_directions_a_thread_per_rank(make: impl Fn(usize) -> Vec<End>) {
     let _guard = Guard::new();
     for (ranks, puts) in [(2, 1500), (3, 400), (5, 150)] {
+        let puts = share(puts);
         let mut ends = make(ranks);
         connect(&mut ends, 0..ranks);
         let checked = Checked::new(ranks);

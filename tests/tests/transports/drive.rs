@@ -23,6 +23,14 @@ pub fn seed() -> u64 {
     })
 }
 
+/// As many of something as the tests do at full length, or fewer where they run in an emulated machine: `HFR_TEST_SHARE` is the divisor.
+pub fn share(full: u32) -> u32 {
+    let share = std::env::var("HFR_TEST_SHARE").map_or(1, |share| {
+        share.parse().expect("HFR_TEST_SHARE is a number")
+    });
+    (full / share).max(10)
+}
+
 /// Splitmix64.
 pub struct Random(pub u64);
 

@@ -99,7 +99,7 @@ pub struct Args {
     #[arg(long, short = 'L', default_value_t = 4, value_parser = positive)]
     ranks_per_node: usize,
     /// How nodes talk to each other, outside a job
-    #[arg(long, value_parser = ["auto", "local", "tcp"])]
+    #[arg(long, value_parser = ["auto", "local", "tcp", "verbs"])]
     transport: Option<String>,
     /// Seconds a collective may wait for other ranks, outside a job
     #[arg(long, value_parser = seconds)]

@@ -2,8 +2,10 @@
 //! names, in the syntax NCCL's users know. Host names are never looked up for this, because they so often lead to the
 //! loopback. It opens no connection and sends no packet.
 
+mod infiniband;
 mod selector;
 
+pub use infiniband::Infiniband;
 pub use selector::Selector;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

@@ -1,0 +1,107 @@
+//! The verbs wire as the communicator sees it: there in builds with the feature, and an error with a remedy in all others. It knows
+//! which settings it is made of, no device. Invariant: where the user asked for verbs, a rank that cannot have it says why at the start.
+
+use crate::{
+    config::{Config, Wire},
+    error::{Error, Kind},
+};
+use hfr_transport::{Transport, shm::Segment};
+use std::{net::IpAddr, ops::Range, sync::Arc};
+
+/// Whether this rank could use the wire.
+///
+/// # Errors
+/// It was asked for, and it cannot.
+pub fn usable(config: &Config) -> Result<bool, Error> {
+    if !matches!(config.wire, Wire::Auto | Wire::Verbs) {
+        return Ok(false);
+    }
+    match build::usable(config) {
+        Ok(()) => Ok(true),
+        Err(why) if config.wire == Wire::Verbs => {
+            let remedy = "set HFR_TRANSPORT=tcp to do without RDMA";
+            Err(Error::new(
+                Kind::Start,
+                format!("HFR_TRANSPORT=verbs cannot be had: {why}"),
+                remedy,
+            )
+            .at(config.rank, 0))
+        }
+        Err(why) => {
+            tracing::debug!(%why, "no RDMA here");
+            Ok(false)
+        }
+    }
+}
+
+/// This rank's end: `member` is its rank, the number of ranks, and its local rank.
+pub fn open(
+    config: &Config,
+    member: (usize, usize, usize),
+    segment: Arc<Segment>,
+    writable: Range<usize>,
+    listen: IpAddr,
+    token: [u8; 32],
+) -> Result<Box<dyn Transport>, hfr_transport::Error> {
+    build::open(config, member, segment, writable, listen, token)
+}
+
+#[cfg(any(feature = "verbs", feature = "verbs-dlopen"))]
+mod build {
+    use super::*;
+    use hfr_transport::verbs::{self, Limits, Member, Verbs};
+
+    pub fn usable(config: &Config) -> Result<(), String> {
+        verbs::usable(&config.infiniband)
+    }
+
+    pub fn open(
+        config: &Config,
+        (rank, world, local_rank): (usize, usize, usize),
+        segment: Arc<Segment>,
+        writable: Range<usize>,
+        listen: IpAddr,
+        token: [u8; 32],
+    ) -> Result<Box<dyn Transport>, hfr_transport::Error> {
+        let member = Member {
+            rank,
+            world,
+            local_rank,
+        };
+        let limits = Limits::default();
+        Ok(Box::new(Verbs::open(
+            member,
+            segment,
+            writable,
+            listen,
+            token,
+            &config.infiniband,
+            limits,
+        )?))
+    }
+}
+
+#[cfg(not(any(feature = "verbs", feature = "verbs-dlopen")))]
+mod build {
+    use super::*;
+
+    pub fn usable(_: &Config) -> Result<(), String> {
+        Err("this build has no verbs wire; build with `--features verbs-dlopen`".into())
+    }
+
+    pub fn open(
+        config: &Config,
+        _: (usize, usize, usize),
+        _: Arc<Segment>,
+        _: Range<usize>,
+        _: IpAddr,
+        _: [u8; 32],
+    ) -> Result<Box<dyn Transport>, hfr_transport::Error> {
+        let cause = usable(config).expect_err("this build has none");
+        Err(hfr_transport::Error {
+            wire: "verbs",
+            peer: None,
+            cause,
+        })
+    }
+}
