@@ -2,6 +2,7 @@
 //! exchange addresses, the control plane is joined. Every step has the same deadline and an error that says what to look at.
 
 use super::{
+    address::address,
     core::{Arena, Core, Group},
     memory::Heap,
     rdma,
@@ -26,7 +27,6 @@ use hfr_transport::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -67,7 +67,7 @@ const COUNTERS: usize = 1 << 18;
 /// Rank 0 answers for so long after its own start has failed, so that ranks whose time is up a little later learn why, too.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-fn start(cause: impl ToString, remedy: &str) -> Error {
+pub(super) fn start(cause: impl ToString, remedy: &str) -> Error {
     Error::new(Kind::Start, cause.to_string(), remedy)
 }
 
@@ -473,26 +473,6 @@ fn wire(
     Ok(Some(Box::new(
         chaos::Chaos::new(plain, script).map_err(fail)?,
     )))
-}
-
-/// This rank's own address among the nodes.
-fn address(config: &Config) -> Result<IpAddr, Error> {
-    let selector = config.interface.as_ref().map(|(s, _)| s.as_str());
-    let chosen = net::choose(rendezvous(config)?, selector);
-    chosen.map_err(|e| start(e, "set HFR_SOCKET_IFNAME"))
-}
-
-fn rendezvous(config: &Config) -> Result<SocketAddr, Error> {
-    let text = config.rendezvous.as_deref().unwrap_or_default();
-    text.to_socket_addrs()
-        .ok()
-        .and_then(|mut all| all.next())
-        .ok_or_else(|| {
-            start(
-                format!("`{text}` is no address this host can resolve"),
-                "set HFR_COMM_ID=host:port",
-            )
-        })
 }
 
 /// Local processes that die are known at once. Where a process cannot be watched (another pid namespace), its control connection tells.
