@@ -54,7 +54,7 @@ opened=$(built verbs-dlopen)
 # What the program says where there is no RDMA, in this very process's world.
 without_device() {
     local said
-    said=$(HFR_RANK=0 HFR_WORLD_SIZE=2 HFR_COMM_ID=127.0.0.1:29417 HFR_COOKIE=x HFR_TRANSPORT=verbs "$1" bench 2>&1) && return 1
+    said=$(HFR_RANK=0 HFR_WORLD_SIZE=2 HFR_COMM_ID=127.0.0.1:29417 HFR_COOKIE=x HFR_TRANSPORT=verbs timeout 30 "$1" bench 2>&1) && return 1
     echo "$said" | tail -n 2
     grep -qE "HFR_TRANSPORT=verbs cannot be had: .*(install it|/dev/infiniband|no RDMA device|no RDMA port)" <<<"$said"
 }

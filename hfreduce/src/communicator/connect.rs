@@ -2,6 +2,7 @@
 //! exchange addresses, the control plane is joined. Every step has the same deadline and an error that says what to look at.
 
 use super::{
+    address::address,
     core::{Arena, Core, Group},
     hello::{Hello, agree, hello, nodes},
     memory::Heap,
@@ -24,7 +25,6 @@ use hfr_transport::{
     tcp::Tcp,
 };
 use std::{
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -382,13 +382,6 @@ fn wire(
     )))
 }
 
-/// This rank's own address among the nodes.
-fn address(config: &Config) -> Result<IpAddr, Error> {
-    let selector = config.interface.as_ref().map(|(s, _)| s.as_str());
-    let chosen = net::choose(rendezvous(config)?, selector);
-    chosen.map_err(|e| start(e, "set HFR_SOCKET_IFNAME"))
-}
-
 /// The name of the interface that the wire uses; none, where it uses none.
 fn port(config: &Config, kind: &str) -> Vec<String> {
     let address = (kind == "tcp").then(|| address(config).ok()).flatten();
@@ -398,19 +391,6 @@ fn port(config: &Config, kind: &str) -> Vec<String> {
         .flatten()
         .find(|i| Some(i.address) == address);
     found.map(|i| i.name).into_iter().collect()
-}
-
-fn rendezvous(config: &Config) -> Result<SocketAddr, Error> {
-    let text = config.rendezvous.as_deref().unwrap_or_default();
-    text.to_socket_addrs()
-        .ok()
-        .and_then(|mut all| all.next())
-        .ok_or_else(|| {
-            start(
-                format!("`{text}` is no address this host can resolve"),
-                "set HFR_COMM_ID=host:port",
-            )
-        })
 }
 
 /// Local processes that die are known at once. Where a process cannot be watched (another pid namespace), its control connection tells.

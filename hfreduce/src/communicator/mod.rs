@@ -1,6 +1,7 @@
 //! The communicator: what users hold. It checks arguments and hands calls to `core`, on the caller's own thread, or behind the calls
 //! that overlap. Invariant: after the first failure every call returns that same error, on every rank.
 
+mod address;
 mod calls;
 mod channel;
 mod connect;

@@ -162,4 +162,4 @@ pub const UNSAFE: &[&str] = &[
 ];
 
 /// Files that take in sources of another test, since both run the same contract: this one inside a virtual machine.
-pub const SHARE: &[&str] = &["tests/tests/verbs/main.rs"];
+pub const SHARE: &[&str] = &["tests/tests/verbs.rs"];

@@ -3,14 +3,17 @@
 
 #![cfg(any(feature = "verbs", feature = "verbs-dlopen"))]
 
-#[path = "../transports/contract.rs"]
+#[path = "transports/contract.rs"]
 mod contract;
-#[path = "../transports/drive.rs"]
+#[path = "transports/drive.rs"]
 mod drive;
+#[path = "verbs/ends.rs"]
 mod ends;
+#[path = "verbs/faults.rs"]
 mod faults;
+#[path = "verbs/lives.rs"]
 mod lives;
-#[path = "../transports/traffic.rs"]
+#[path = "transports/traffic.rs"]
 mod traffic;
 
 use drive::End;
