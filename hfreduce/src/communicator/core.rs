@@ -344,15 +344,17 @@ impl Core {
 
     /// Spins a little, then sleeps until something may have changed. Whether anything moved.
     fn park(&mut self) -> Result<bool, Error> {
-        self.watch.clear();
-        if let Some(wire) = self.engine.transport() {
-            wire.watch(&mut self.watch);
-        }
         let unheard = self.at_gate || self.engine.copying();
         let longest = if unheard { LOOK } else { FIRST_CHECK };
+        // The ends of copies are asked of the driver, which is no cheap look.
+        let waiter = if unheard && self.tired {
+            Waiter::with_pauses(1)
+        } else {
+            self.waiter
+        };
         let (engine, shared) = (&mut self.engine, &self.shared);
         let mut fault = None;
-        let look = || {
+        let mut look = |engine: &mut Engine| {
             shared.poisoned()
                 || match engine.step() {
                     Ok(moved) => moved,
@@ -362,13 +364,18 @@ impl Core {
                     }
                 }
         };
-        // The ends of copies are asked of the driver, which is no cheap look.
-        let waiter = if unheard && self.tired {
-            Waiter::with_pauses(1)
+        let moved = waiter.spin(|| look(engine));
+        let slept = if moved {
+            Ok(true)
         } else {
-            self.waiter
+            // Only now: arming what wakes a sleeper costs some wires system calls.
+            self.watch.clear();
+            if let Some(wire) = engine.transport() {
+                wire.watch(&mut self.watch);
+            }
+            let rung = self.bell.park(Some(longest), &self.watch, || look(engine));
+            rung.map(|moved| moved || look(engine))
         };
-        let slept = waiter.wait(&self.bell, Some(longest), &self.watch, look);
         if let Some(fault) = fault {
             return Err(self.fault(fault));
         }

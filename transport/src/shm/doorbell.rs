@@ -198,6 +198,17 @@ impl Waiter {
         self.pauses
     }
 
+    /// Looks that often; whether `ready` said yes.
+    pub fn spin(&self, mut ready: impl FnMut() -> bool) -> bool {
+        for _ in 0..self.pauses {
+            if ready() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
     /// Waits until `ready` or, at the latest, until one sleep (see `Doorbell::park`) has ended. Returns what `ready` said last.
     pub fn wait(
         &self,
@@ -206,12 +217,6 @@ impl Waiter {
         watch: &[(RawFd, bool)],
         mut ready: impl FnMut() -> bool,
     ) -> Result<bool, Error> {
-        for _ in 0..self.pauses {
-            if ready() {
-                return Ok(true);
-            }
-            std::hint::spin_loop();
-        }
-        Ok(bell.park(timeout, watch, &mut ready)? || ready())
+        Ok(self.spin(&mut ready) || bell.park(timeout, watch, &mut ready)? || ready())
     }
 }

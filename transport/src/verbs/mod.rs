@@ -37,7 +37,7 @@ const NAME: &str = "verbs";
 /// Marks a rank without a link.
 const NONE: usize = usize::MAX;
 /// Polls between two looks at the side table, which cost a system call.
-const LOOK: u32 = 64;
+const LOOK: u32 = 1024;
 /// Batches of completions that one poll takes from one queue.
 const TURN: usize = 16;
 /// How long the end of a wire waits for puts that were reported and are still on their way.
