@@ -97,10 +97,10 @@ shapes='2x1 2x4 3x2 4x1 4x2'
 calm='--skip a_link_that_is_down --skip addresses --skip alarms'
 begin host without_device "$kept/hfr"
 host=$!
-begin linked machine -n 4 -t 400 "${quick[@]}" -v HFR_TEST_CYCLES=${HFR_TEST_CYCLES:-1000} -b "$kept/suite-verbs:suite" \
+begin linked machine -n 4 -t 600 "${quick[@]}" -v HFR_TEST_CYCLES=${HFR_TEST_CYCLES:-1000} -b "$kept/suite-verbs:suite" \
     -e "suite --test-threads=1 $calm && suite --test-threads=1 addresses alarms a_link_that_is_down"
 linked=$!
-begin opened machine -n 4 -t 600 "${quick[@]}" -v HFR_TEST_CYCLES=20 -b "$kept/suite-verbs-dlopen:suite" \
+begin opened machine -n 4 -t 900 "${quick[@]}" -v HFR_TEST_CYCLES=20 -b "$kept/suite-verbs-dlopen:suite" \
     -f "$(ldconfig -p | awk '/libibverbs.so.1 .*x86-64/{print $NF; exit}'):/usr/lib/x86_64-linux-gnu/libibverbs.so.1" \
     -b "$kept/hfr" -b ci/rxe/job.sh -b ci/rxe/matrix.sh -b ci/rxe/doctor.sh -b ci/rxe/preflight.sh \
     -e "suite --test-threads=1 faults lives on_verbs $calm && matrix.sh $shapes && doctor.sh && preflight.sh"

@@ -15,9 +15,9 @@ case_of() {
     failed=$((failed + 1))
   fi
 }
-for library in $(find /lib/ /usr/lib/ -name 'libibverbs.so.1'); do mv $library $library.away; done
+for library in $(find /usr/lib -name 'libibverbs.so.1'); do mv $library $library.away; done
 case_of "no libibverbs" "libibverbs is not there" "install it"
-for library in $(find /lib/ /usr/lib/ -name 'libibverbs.so.1.away'); do mv $library ${library%.away}; done
+for library in $(find /usr/lib -name 'libibverbs.so.1.away'); do mv $library ${library%.away}; done
 mv /dev/infiniband /dev/away
 case_of "no /dev/infiniband" "/dev/infiniband is missing" "modprobe ib_uverbs"
 mv /dev/away /dev/infiniband
