@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Polls until an error comes.
-fn fails(wire: &mut Verbs) -> Error {
+pub fn fails(wire: &mut Verbs) -> Error {
     let started = Instant::now();
     loop {
         if let Err(error) = wire.poll(&mut Vec::new()) {
@@ -27,7 +27,7 @@ fn fails(wire: &mut Verbs) -> Error {
 }
 
 /// One put each way: both know where the other may be written from here on, and need not ask.
-fn acquaint([a, b]: &mut [(Verbs, Arc<Segment>); 2]) {
+pub fn acquaint([a, b]: &mut [(Verbs, Arc<Segment>); 2]) {
     let mut events = [Vec::new(), Vec::new()];
     a.0.put(put(1, 0, 8, 70)).unwrap();
     b.0.put(put(0, 0, 8, 70)).unwrap();
@@ -43,7 +43,7 @@ fn acquaint([a, b]: &mut [(Verbs, Arc<Segment>); 2]) {
 }
 
 /// Sets the link of rxe0 up or down. The kernel forgets routes and neighbours of a link that goes down; a job's host would learn them again.
-fn set_link(state: &str) {
+pub fn set_link(state: &str) {
     let mut lines = vec![format!("link set r0 {state}")];
     if state == "up" {
         lines.push("route replace local 10.77.0.1 dev r0 table 1000".into());
@@ -62,7 +62,7 @@ fn set_link(state: &str) {
 }
 
 /// Whatever a test comes to, the link is up afterwards.
-struct Up;
+pub struct Up;
 
 impl Drop for Up {
     fn drop(&mut self) {

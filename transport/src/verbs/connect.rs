@@ -98,6 +98,8 @@ impl Inner {
 
     /// Makes our end and tells the peer.
     fn introduce(&mut self, rank: usize) -> Result<(), String> {
+        // Not every change of the MTU is told.
+        self.device.again();
         let limits = self.limits;
         let (_, cq) = self.completions.seat(&self.device)?;
         let depth = Depth {

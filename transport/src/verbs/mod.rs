@@ -4,13 +4,15 @@
 //! in a forked child, whose parent goes on using it.
 //!
 //! The parts: `sys` (the library's names), `device` (which port), `memory` (what is registered), `pair` (a queue pair's states), `path`
-//! (addresses), `desk` (words beside the puts), `connect` (how a link comes up), `link` (puts to completions), `completion` (queues).
+//! (addresses), `alarms` (what devices say unasked), `locked` (the limit of memory), `desk` (words beside the puts), `connect` (how a link comes up), `link` (puts to completions), `completion` (queues).
 
+mod alarms;
 mod completion;
 mod connect;
 mod desk;
 mod device;
 mod link;
+mod locked;
 mod memory;
 mod pair;
 mod path;
@@ -24,7 +26,9 @@ use connect::Opening;
 use desk::{Desk, Kind, Word};
 use device::Device;
 use link::{Link, WorkId};
+pub use locked::lockable;
 use memory::Memory;
+pub use pair::Route;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::net::IpAddr;
@@ -145,6 +149,7 @@ impl Verbs {
             return Err(plain(format!("{limits:?} do not let a link move")));
         }
         let device = device::open(settings, member.local_rank).map_err(plain)?;
+        alarms::open(&device).map_err(plain)?;
         let wanted = limits.sends.max(limits.credits + link::SPARE) as usize;
         if wanted > device.requests {
             let (name, has) = (&device.name, device.requests);
@@ -191,6 +196,18 @@ impl Verbs {
             self.memory.registered(),
             self.links.iter().flatten().count(),
         )
+    }
+
+    /// By which addresses and attributes a peer is reached, as the device itself says it.
+    ///
+    /// # Errors
+    /// A rank that is not connected; a device that does not say it.
+    pub fn route(&mut self, rank: usize) -> Result<Route, Error> {
+        let link = self
+            .inner
+            .link_of(rank)
+            .ok_or_else(|| error(Some(rank), "is not connected"))?;
+        link.route().map_err(|cause| error(Some(rank), cause))
     }
 
     /// Puts the queue pair to a peer out of order, as a fault of the device would: for tests.
@@ -315,6 +332,7 @@ impl Inner {
         self.look.set(false);
         let mut words = std::mem::take(&mut self.words);
         let gone = self.desk.hear(&mut words);
+        self.hear_alarms();
         for word in words.drain(..) {
             self.hear(word);
         }
@@ -472,6 +490,7 @@ impl Transport for Verbs {
         self.desk.watch(fds);
         self.completions.arm();
         fds.push((self.completions.fd(), false));
+        fds.push((alarms::fd(&self.device), false));
     }
 }
 
