@@ -17,5 +17,6 @@ echo "$said"
 [ -c /dev/null ]
 # The page says what the example prints.
 grep -qF "$(tail -n 1 <<<"$said")" docs/c.md
-# With NCCL's names, too, over a stand-in for the GPU's driver.
-HFR_C_PREFIX=$PWD/target/c cargo test --package hfreduce-c --package hfreduce-nccl
+# With NCCL's names, too, over a stand-in for the GPU's driver. Of the whole workspace, so that crates are built with the features that they have in
+# the other tests, and so not again.
+HFR_C_PREFIX=$PWD/target/c cargo test --workspace --test programs

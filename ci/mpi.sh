@@ -2,12 +2,10 @@
 # Jobs that MPI starts, and MPI programs over hfreduce, under Open MPI and MPICH side by side: the commands at the top of docs/mpi.md, the tests of
 # the interposer, the crate hfreduce-mpi, jobs on one host and over two emulated ones. Installs what is missing where it may.
 . "$(dirname "$0")/rust.sh"
-packages=(openmpi-bin libopenmpi-dev mpich libmpich-dev libclang-dev gcc)
+needed=(openmpi-bin libopenmpi-dev mpich libmpich-dev libclang-dev gcc)
 if ! { mpicc.openmpi --version && mpicc.mpich --version && mpirun.openmpi --version && mpirun.mpich --version; } >/dev/null 2>&1 || ! ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >/dev/null
-    else
-        echo "this needs Open MPI and MPICH with their compilers, and libclang: apt install ${packages[*]}" >&2
+    if ! packages "${needed[@]}"; then
+        echo "this needs Open MPI and MPICH with their compilers, and libclang: apt install ${needed[*]}" >&2
         exit 1
     fi
 fi

@@ -14,6 +14,15 @@ component() {
     "$@" >/dev/null 2>&1 || rustup component add "$name"
 }
 
+# packages PACKAGE...: installs system packages where we may. One at a time: a lock of apt's own that is taken is an error.
+packages() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    {
+        flock 8
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >/dev/null
+    } 8>"${TMPDIR:-/tmp}/hfreduce-apt.lock"
+}
+
 # summary LOG: the sum over all closing lines of cargo test and pytest in LOG, as "N passed, N failed".
 summary() {
     awk '/^test result: /{ for (i = 2; i <= NF; i++) { if ($i == "passed;") p += $(i-1); if ($i == "failed;") f += $(i-1) } }

@@ -24,5 +24,5 @@ compare() {
         --layers "$1" --width "$2" --context "$3" --batch "$4" --steps "$5"
 }
 echo "== step times"
-compare 2 64 64 4 100
-compare 6 384 64 1 20
+compare 2 64 64 4 50
+compare 6 384 64 1 10

@@ -42,6 +42,6 @@ built=${CARGO_TARGET_DIR:-$here/../target}/${profile/#dev/debug}
 for kind in "${!compilers[@]}"; do
     mkdir -p "$1/lib/$kind"
     "${compilers[$kind]}" -std=gnu11 -O2 -g -fPIC -fvisibility=hidden -Wall -Wextra -Werror -I"$here/../c/include" -shared \
-        "$here"/interpose/*.c "$built/libhfreduce.a" -Wl,--exclude-libs,ALL -Wl,-z,defs -pthread -ldl -lm -o "$1/lib/$kind/libhfr_mpi.so"
+        "$here"/interpose/*.c "$built/libhfreduce_c.a" -Wl,--exclude-libs,ALL -Wl,-z,defs -pthread -ldl -lm -o "$1/lib/$kind/libhfr_mpi.so"
     echo "built $1/lib/$kind/libhfr_mpi.so with ${compilers[$kind]}"
 done

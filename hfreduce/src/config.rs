@@ -19,7 +19,7 @@
 
 use crate::{
     error::{Error, Kind},
-    launch::{Launch, environment, node_identity},
+    launch::{Launch, node_identity, with_proxy},
 };
 use hfr_transport::{net::Infiniband, shm::Placement};
 use std::{path::PathBuf, time::Duration};
@@ -152,7 +152,8 @@ impl Config {
     /// # Errors
     /// A variable that makes no sense, by name and value.
     pub fn from_env() -> Result<Config, Error> {
-        let launch = Launch::from_env(&environment).map_err(|e| wrong(e.to_string()))?;
+        let launch =
+            Launch::from_env(&|name| with_proxy(&env, name)).map_err(|e| wrong(e.to_string()))?;
         let mut config = Config::of_rank(launch.rank, launch.world)?;
         config.rendezvous = launch.rendezvous;
         config.cookie = launch.cookie;

@@ -2,17 +2,19 @@
 //! proxy, and its number and time of birth name the job there. (The socket `PMI_FD` leads to that process, too, but MPI may be talking on it.)
 //! Knows nothing of ranks. Invariant: what is found is the same for all ranks of a job on one host, and for no other job until the next boot.
 
+use super::Env;
+
 /// What the lookup below adds to the environment.
 pub(super) const PROXY: &str = "hydra_pmi_proxy";
 
-/// The environment of this process, and what hydra leaves out of it.
-pub fn environment(name: &str) -> Option<String> {
+/// The environment that is passed in, and beside it what hydra leaves out.
+pub fn with_proxy(env: Env, name: &str) -> Option<String> {
     if name == PROXY {
         // Without hydra's variables an ancestor of that name has started something else, which has started us.
-        std::env::var_os("PMI_RANK")?;
+        env("PMI_RANK")?;
         return proxy(&|process| std::fs::read_to_string(format!("/proc/{process}/stat")).ok());
     }
-    std::env::var(name).ok()
+    env(name)
 }
 
 /// The nearest ancestor that is a proxy; programs are often started by a shell in between.

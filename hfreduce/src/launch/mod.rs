@@ -10,7 +10,7 @@ mod hydra;
 mod node;
 mod sources;
 
-pub use hydra::environment;
+pub use hydra::with_proxy;
 pub use node::node_identity;
 
 /// A lookup of environment variables; an empty value counts as not set.
