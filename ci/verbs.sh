@@ -25,8 +25,8 @@ need iproute2 command -v rdma
 need ibverbs-providers sh -c 'ls /usr/lib/*/libibverbs/librxe-rdmav*.so'
 need xz-utils command -v xz
 need zstd command -v zstd
-if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null || true
+if [ ${#missing[@]} -gt 0 ]; then
+    packages "${missing[@]}" || true
 fi
 if ! command -v qemu-system-x86_64 >/dev/null; then
     echo "ci/verbs.sh: no qemu-system-x86_64, so the verbs wire cannot be tested here: apt-get install ${missing[*]}" >&2
