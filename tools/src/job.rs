@@ -7,7 +7,7 @@ use hfreduce::{
     Block, Blocks, Communicator, Pending, RawCall, Registered,
     config::Config,
     dtype::DType,
-    launch::{Launch, environment},
+    launch::{Launch, with_proxy},
     op::ReduceOp,
     plan::Collective,
 };
@@ -18,7 +18,8 @@ use std::{borrow::Cow, cell::RefCell, sync::Arc};
 /// # Errors
 /// An environment that contradicts itself.
 pub fn inside() -> Result<bool> {
-    let launch = Launch::from_env(&environment)?;
+    let env = |name: &str| std::env::var(name).ok();
+    let launch = Launch::from_env(&|name| with_proxy(&env, name))?;
     let alone = Launch::from_env(&|_| None)?;
     Ok(launch.source != alone.source)
 }
