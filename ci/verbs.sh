@@ -73,11 +73,11 @@ check "a host without a device, libibverbs opened at run time" without_device "$
 shapes='2x1 2x4 3x2 4x1 4x2'
 [ "${1:-}" != full ] || shapes=
 # The test that takes a link down comes last: the kernel forgets routes with it.
-all='suite --test-threads=1 --skip a_link_that_is_down && suite a_link_that_is_down'
+all='suite --test-threads=1 --skip a_link_that_is_down && suite --test-threads=1 a_link_that_is_down'
 check "libibverbs linked: contract and faults" machine -n 4 -t 300 "${quick[@]}" -b "$(suite "$linked"):suite" -e "$all"
 check "libibverbs opened at run time: contract, faults and all collectives" machine -n 4 -t 400 "${quick[@]}" \
     -b "$(suite "$opened"):suite" -f "$(ldconfig -p | awk '/libibverbs.so.1 .*x86-64/{print $NF; exit}'):/usr/lib/x86_64-linux-gnu/libibverbs.so.1" \
     -b "$opened/hfr" -b ci/rxe/job.sh -b ci/rxe/matrix.sh \
-    -e 'suite --test-threads=1 faults lives on_verbs --skip a_link_that_is_down && matrix.sh '"$shapes"
+    -e 'suite --test-threads=1 faults lives on_verbs rails --skip a_link_that_is_down && matrix.sh '"$shapes"
 summary "$log"
 exit $code
