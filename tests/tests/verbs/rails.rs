@@ -8,6 +8,7 @@ use hfr_transport::shm::Segment;
 use hfr_transport::verbs::{Limits, Verbs};
 use hfr_transport::{Event, Notice, Put, Transport};
 use std::sync::Arc;
+use std::time::Duration;
 
 type Both = [(Verbs, Arc<Segment>); 2];
 
@@ -20,8 +21,9 @@ fn ranks(ours: &[(usize, usize)], theirs: &[(usize, usize)], limits: Limits) -> 
     )
 }
 
-/// Packets that each device has sent.
+/// Packets that each device has sent. The kernel gives the same answer again for some milliseconds.
 fn packets() -> Vec<u64> {
+    std::thread::sleep(Duration::from_millis(50));
     let count = |k: usize| {
         let file = format!("/sys/class/infiniband/rxe{k}/ports/1/hw_counters/sent_pkts");
         let text = std::fs::read_to_string(&file).expect("the device counts its packets");
