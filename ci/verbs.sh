@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The verbs wire over real queue pairs: in a virtual machine whose kernel has Soft-RoCE (Linux 6.12), with libibverbs linked and with libibverbs opened at run
-# time. Runs the contract of all wires, the faults, and every collective on some shapes of 2 to 4 nodes (`ci/verbs.sh full`: on all). Needs qemu and installs what is missing; the
-# kernel and the machine's base image are kept in ~/.cache/hfreduce-ci/rxe. `ci/verbs.sh figures` measures against perftest instead.
+# time. Runs the contract of all wires, the faults, and every collective on some shapes of 2 to 4 nodes (`ci/verbs.sh full`: on all). Needs qemu and installs what
+# is missing; the kernel and the machine's base image are kept in ~/.cache/hfreduce-ci/rxe. `ci/verbs.sh figures` measures against perftest instead.
 . "$(dirname "$0")/rust.sh"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/hfreduce-ci/rxe
 need() { # need PACKAGE TEST...
@@ -36,21 +36,36 @@ fi
 export LIBCLANG_PATH=/usr/lib/llvm-14/lib
 machine() { ci/rxe/run-in-vm.sh --cache "$cache" -m 3072 "$@"; }
 
-# built FEATURE: builds the program and the tests with it, each feature in a folder of its own so that neither undoes the other's work; gives the folder.
+# built FEATURE WHAT...: builds with it. Both features share a folder: what knows neither is built once, and only what carries one is built again.
+target=${CARGO_TARGET_DIR:-target}/verbs/vm
 built() {
-    local target=${CARGO_TARGET_DIR:-target}/$1
-    cargo build --quiet --release --target-dir "$target" -p hfr-tools --features "$1" >&2
-    cargo build --quiet --release --target-dir "$target" -p hfr-transport --features "$1" --example wire >&2
-    rm -f "$target"/release/deps/verbs-*
-    cargo test --quiet --release --target-dir "$target" --no-run -p hfr-tests --test verbs --features "$1" >&2
-    echo "$target/release"
+    local feature=$1
+    shift
+    cargo build --quiet --profile vm --target-dir "${target%/vm}" -p hfr-tools -p hfr-tests -p hfr-transport \
+        --features "hfr-tools/$feature,hfr-tests/$feature,hfr-transport/$feature" "$@"
 }
-linked=$(built verbs)
+# kept NAME FILE: the next build would overwrite it.
+kept() { install -D "$2" "$target/kept/$1"; }
+# suite NAME: builds the tests with that feature, and keeps them.
+suite() {
+    rm -f "$target"/deps/verbs-*
+    built "$1" --test verbs "${@:2}"
+    kept "suite-$1" "$(find "$target/deps" -name 'verbs-*' -type f -executable | head -n 1)"
+}
 if [ "${1:-}" = figures ]; then
-    machine -n 2 -t 900 -v HFR_LOG=warn -b ci/rxe/job.sh -b ci/rxe/figures.sh -b "$linked/hfr" -b "$linked/examples/wire" -e figures.sh
+    # Here time is looked at: built as releases are.
+    export CARGO_PROFILE_VM_OPT_LEVEL=3 CARGO_PROFILE_VM_DEBUG_ASSERTIONS=false
+    target=${CARGO_TARGET_DIR:-target}/figures/vm
+    built verbs --bin hfr --example wire
+    machine -n 2 -t 900 -v HFR_LOG=warn -b ci/rxe/job.sh -b ci/rxe/figures.sh -b "$target/hfr" -b "$target/examples/wire" -e figures.sh
     exit
 fi
-opened=$(built verbs-dlopen)
+began=$SECONDS
+suite verbs-dlopen --bin hfr
+kept hfr "$target/hfr"
+suite verbs
+kept=$target/kept
+echo "-- built in $((SECONDS - began)) s"
 # What the program says where there is no RDMA, in this very process's world.
 without_device() {
     local said
@@ -58,26 +73,41 @@ without_device() {
     echo "$said" | tail -n 2
     grep -qE "HFR_TRANSPORT=verbs cannot be had: .*(install it|/dev/infiniband|no RDMA device|no RDMA port)" <<<"$said"
 }
-suite() { find "$1/deps" -name 'verbs-*' -type f -executable | head -n 1; }
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
 code=0
-check() {
-    echo "-- $1"
+# What a check says comes out when it has ended: the machines run at the same time, each on about one core.
+begin() {
+    local name=$1
     shift
-    "$@" 2>&1 | tee -a "$log" || code=1
+    { "$@" >"$log/$name" 2>&1 && echo 0 >"$log/$name.code" || echo 1 >"$log/$name.code"; } &
 }
-# Fewer puts and lives than at full length: an emulated machine is a hundred times slower.
-quick=(-v HFR_TEST_SHARE=25 -v HFR_TEST_CYCLES=${HFR_TEST_CYCLES:-100} -v HFR_LOG=warn -v HFR_TIMEOUT=120)
-check "a host without a device, libibverbs opened at run time" without_device "$opened/hfr"
+end() {
+    wait "$2"
+    echo "-- $3, after $((SECONDS - began)) s"
+    cat "$log/$1"
+    [ "$(cat "$log/$1.code")" = 0 ] || code=1
+}
+began=$SECONDS
+# Fewer puts at full length: an emulated machine is a hundred times slower.
+quick=(-v HFR_TEST_SHARE=${HFR_TEST_SHARE:-25} -v HFR_LOG=warn -v HFR_TIMEOUT=120)
 shapes='2x1 2x4 3x2 4x1 4x2'
 [ "${1:-}" != full ] || shapes=
-# The test that takes a link down comes last: the kernel forgets routes with it.
-all='suite --test-threads=1 --skip a_link_that_is_down && suite --test-threads=1 a_link_that_is_down'
-check "libibverbs linked: contract and faults" machine -n 4 -t 300 "${quick[@]}" -b "$(suite "$linked"):suite" -e "$all"
-check "libibverbs opened at run time: contract, faults and all collectives" machine -n 4 -t 400 "${quick[@]}" \
-    -b "$(suite "$opened"):suite" -f "$(ldconfig -p | awk '/libibverbs.so.1 .*x86-64/{print $NF; exit}'):/usr/lib/x86_64-linux-gnu/libibverbs.so.1" \
-    -b "$opened/hfr" -b ci/rxe/job.sh -b ci/rxe/matrix.sh \
-    -e 'suite --test-threads=1 faults lives on_verbs rails --skip a_link_that_is_down && matrix.sh '"$shapes"
-summary "$log"
+# Links that go down, addresses that change and devices that go away come last: the kernel forgets routes with them.
+calm='--skip a_link_that_is_down --skip addresses --skip alarms'
+begin host without_device "$kept/hfr"
+host=$!
+begin linked machine -n 4 -t 600 "${quick[@]}" -v HFR_TEST_CYCLES=${HFR_TEST_CYCLES:-1000} -b "$kept/suite-verbs:suite" \
+    -e "suite --test-threads=1 $calm && suite --test-threads=1 addresses alarms a_link_that_is_down"
+linked=$!
+begin opened machine -n 4 -t 900 "${quick[@]}" -v HFR_TEST_CYCLES=20 -b "$kept/suite-verbs-dlopen:suite" \
+    -f "$(ldconfig -p | awk '/libibverbs.so.1 .*x86-64/{print $NF; exit}'):/usr/lib/x86_64-linux-gnu/libibverbs.so.1" \
+    -b "$kept/hfr" -b ci/rxe/job.sh -b ci/rxe/matrix.sh -b ci/rxe/rails.sh -b ci/rxe/doctor.sh -b ci/rxe/preflight.sh \
+    -e "suite --test-threads=1 faults lives on_verbs rails $calm && matrix.sh $shapes && rails.sh && doctor.sh && preflight.sh"
+opened=$!
+end host $host "a host without a device, libibverbs opened at run time"
+end linked $linked "libibverbs linked: contract and faults"
+end opened $opened "libibverbs opened at run time: contract, faults, all collectives, doctor, what is missing"
+cat "$log"/{host,linked,opened} >"$log/all"
+summary "$log/all"
 exit $code

@@ -7,6 +7,10 @@ use crate::plan::{Act, CellId, Piece, Plan};
 /// Bytes of the header in front of the data of every slot: one cache line.
 pub const HEADER: usize = 64;
 
+/// Plans whose slots would take more bytes of a node use smaller pieces: those in which every rank has a cell for every other grow with the
+/// square of the ranks.
+pub const MOST_SLOTS: usize = 256 << 20;
+
 /// Where one plan's cells lie. The same on every rank; offsets are relative to what the plan was given on each node.
 #[derive(Clone, Debug)]
 pub struct Layout {

@@ -3,6 +3,10 @@
 
 #![cfg(any(feature = "verbs", feature = "verbs-dlopen"))]
 
+#[path = "verbs/addresses.rs"]
+mod addresses;
+#[path = "verbs/alarms.rs"]
+mod alarms;
 #[path = "transports/contract.rs"]
 mod contract;
 #[path = "transports/drive.rs"]
@@ -13,6 +17,8 @@ mod ends;
 mod faults;
 #[path = "verbs/lives.rs"]
 mod lives;
+#[path = "verbs/locked.rs"]
+mod locked;
 #[path = "verbs/rails.rs"]
 mod rails;
 #[path = "transports/traffic.rs"]

@@ -55,10 +55,14 @@ pub fn open(
 #[cfg(any(feature = "verbs", feature = "verbs-dlopen"))]
 mod build {
     use super::*;
+    use crate::layout::MOST_SLOTS;
     use hfr_transport::verbs::{self, Limits, Member, Port, Verbs};
 
     pub fn usable(config: &Config) -> Result<(), String> {
-        verbs::usable(&config.infiniband)
+        verbs::usable(&config.infiniband)?;
+        // The slots of one plan, between blocks that are registered as a whole at both ends of it.
+        let block = Limits::default().block;
+        verbs::lockable(config.slots.min(MOST_SLOTS) + 2 * block)
     }
 
     pub fn ports(config: &Config) -> Vec<String> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// The token of the job that all these tests are.
 const TOKEN: [u8; 32] = *b"a job's token, 32 bytes of them.";
 /// Ranks of a job, as far as these tests go.
-const WORLD: usize = 100;
+const WORLD: usize = 8;
 
 /// The limits jobs have.
 pub fn usual() -> Limits {
@@ -164,6 +164,18 @@ pub fn connected(
     std::thread::scope(|scope| {
         scope.spawn(|| a.0.connect(&all[1..], soon(20)).unwrap());
         b.0.connect(&all[..1], soon(20)).unwrap();
+    });
+    [a, b]
+}
+
+/// The same of two ranks with settings of their own.
+pub fn pair_with(near: &Infiniband, far: &Infiniband) -> [Verbs; 2] {
+    let open = |rank, settings| end_with(rank, 1 << 20, 0..1 << 20, usual(), settings).0;
+    let (mut a, mut b) = (open(0, near), open(1, far));
+    let all = addresses(&[&a, &b]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| a.connect(&all[1..], soon(20)).unwrap());
+        b.connect(&all[..1], soon(20)).unwrap();
     });
     [a, b]
 }

@@ -43,7 +43,7 @@ pub fn acquaint([a, b]: &mut [(Verbs, Arc<Segment>); 2]) {
 }
 
 /// Sets the link of a device up or down. The kernel forgets routes and neighbours of a link that goes down; a job's host would learn them again.
-fn set_link(device: usize, state: &str) {
+pub fn set_link(device: usize, state: &str) {
     let mut lines = vec![format!("link set r{device} {state}")];
     if state == "up" {
         let (own, table) = (format!("10.77.0.{}", device + 1), 1000 + device);
@@ -68,7 +68,7 @@ fn set_link(device: usize, state: &str) {
 }
 
 /// Whatever a test comes to, the link is up afterwards.
-pub struct Up(usize);
+pub struct Up(pub usize);
 
 /// Sets the link of a device down, until this is dropped.
 pub fn down(device: usize) -> Up {

@@ -167,6 +167,8 @@ impl Inner {
             return Ok(());
         };
         let rail = &mut self.rails[rail];
+        // Not every change of the MTU is told.
+        rail.device.again();
         let (name, port) = (rail.device.name.clone(), rail.device.port);
         let (pair, card) = end(rail, &self.limits, &self.settings, id).map_err(|cause| {
             format!("{name} port {port}, for rail {number} of the peer: {cause}")

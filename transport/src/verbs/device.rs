@@ -36,13 +36,17 @@ pub(super) struct Gid {
 impl Gid {
     /// The IP address it stands for.
     pub fn ip(&self) -> IpAddr {
-        let v6 = Ipv6Addr::from(self.raw);
-        v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+        ip_of(self.raw)
     }
 
     pub fn is_link_local(&self) -> bool {
         self.raw[0] == 0xFE && self.raw[1] & 0xC0 == 0x80
     }
+}
+
+pub(super) fn ip_of(gid: [u8; 16]) -> IpAddr {
+    let v6 = Ipv6Addr::from(gid);
+    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
 }
 
 /// An open device and the port of it that is used.
@@ -198,9 +202,7 @@ fn context_of(device: *mut sys::ibv_device) -> Result<*mut ibv_context, String> 
     let context = unsafe { sys::ibv_open_device(device) };
     if context.is_null() {
         let why = std::io::Error::last_os_error();
-        return Err(format!(
-            "cannot be opened: {why}; check the permissions of /dev/infiniband/uverbs*, and in a container pass them in"
-        ));
+        return Err(format!("cannot be opened: {why}; {}", no_modules()));
     }
     Ok(context)
 }
@@ -343,6 +345,14 @@ impl Device {
             ));
         }
         Ok(())
+    }
+
+    /// Reads again what changes while the port is in use, for the links that come.
+    pub fn again(&mut self) {
+        if let Ok(port) = sys::query_port(self.context, self.port) {
+            self.lid = port.lid;
+            self.mtu = port.active_mtu;
+        }
     }
 
     pub fn context(&self) -> *mut ibv_context {

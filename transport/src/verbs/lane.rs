@@ -8,7 +8,7 @@
 use super::Limits;
 use super::device::Device;
 use super::memory::{Key, Memory};
-use super::pair::{BATCH, Pair, Ready, Request, What};
+use super::pair::{BATCH, Pair, Ready, Request, Route, What};
 use super::stripe::Done;
 use super::sys::{self, ibv_wc, ibv_wc_opcode, ibv_wc_status};
 use std::collections::VecDeque;
@@ -158,6 +158,16 @@ impl Lane {
     fn key(&self, offset: usize) -> Option<&Key> {
         let at = self.keys.partition_point(|key| key.range.end <= offset);
         self.keys.get(at).filter(|key| key.range.contains(&offset))
+    }
+
+    /// The number of its queue pair.
+    pub fn pair_number(&self) -> u32 {
+        self.pair.number()
+    }
+
+    /// How the device says the peer is reached.
+    pub fn route(&self) -> Result<Route, String> {
+        self.pair.route()
     }
 
     /// Puts the pair out of order, as a fault of the device would.

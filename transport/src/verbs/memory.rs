@@ -132,8 +132,8 @@ impl Memory {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
         match (why.raw_os_error(), limit) {
             (Some(libc::ENOMEM | libc::EPERM | libc::EAGAIN), Some(limit)) => format!(
-                "{cause}; this process may lock {limit} bytes and needs {needed} so far: raise the limit (ulimit -l unlimited, \
-                 `* - memlock unlimited` in /etc/security/limits.conf, docker run --ulimit memlock=-1)"
+                "{cause}; this process may lock {limit} bytes and needs {needed} so far: {}",
+                super::locked::REMEDY
             ),
             _ => format!("{cause}; {needed} bytes are needed so far"),
         }

@@ -3,16 +3,20 @@
 //! completion queues cannot run out or over, whatever the peer does (`lane`, `completion`); peers write into the writable part of the segment
 //! and nowhere else; nothing of it is touched in a forked child, whose parent goes on using it.
 //!
-//! The parts: `sys` (the library's names), `device` (which ports), `memory` (what is registered), `rail` (a port with what belongs to it), `pair`
-//! (a queue pair's states), `path` (addresses), `desk` (words beside the puts), `connect` (how a link comes up), `lane` (puts to completions),
-//! `stripe` (large puts in parts), `merge` (their notices), `link` (the lanes to a peer), `completion` (queues).
+//! The parts: `sys` (the library's names), `member` (what a wire is opened with), `device` (which ports), `memory` (what is registered), `rail` (a port with what belongs to it), `pair`
+//! (a queue pair's states), `path` (addresses), `alarms` (what devices say unasked), `locked` (the limit of memory), `desk` (words beside the
+//! puts), `connect` (how a link comes up), `lane` (puts to completions), `stripe` (large puts in parts), `merge` (their notices), `link` (the lanes
+//! to a peer), `completion` (queues).
 
+mod alarms;
 mod completion;
 mod connect;
 mod desk;
 mod device;
 mod lane;
 mod link;
+mod locked;
+mod member;
 mod memory;
 mod merge;
 mod pair;
@@ -27,8 +31,11 @@ use crate::wire::{Error, Event, PeerAddress, Put, Transport};
 use completion::BATCH;
 use connect::Opening;
 use desk::{Desk, Kind, Word};
-use lane::WorkId;
+use lane::{Lane, WorkId};
 use link::Link;
+pub use locked::lockable;
+pub use member::{Limits, Member, Port};
+pub use pair::Route;
 use rail::Rail;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -47,61 +54,6 @@ const LOOK: u32 = 64;
 const TURN: usize = 16;
 /// How long the end of a wire waits for puts that were reported and are still on their way.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// Sizes that hold for every lane; tests make them small, so that what fills up does so at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Notices that may be under way to a rank from one peer on one lane, the same on all ranks; at least 4.
-    pub credits: u32,
-    /// Work requests a send queue holds; at least twice `every`.
-    pub sends: u32,
-    /// Every how many sends one tells of its completion.
-    pub every: u32,
-    /// Up to this many bytes a put is copied into its work request, if the device takes so many.
-    pub inline: u32,
-    /// A put of at least twice as many bytes is divided among the lanes to its peer, if there are several.
-    pub least: usize,
-    /// Memory is registered in blocks of this many bytes.
-    pub block: usize,
-    /// Timeout (4.096 us times two to its power) and retries, instead of the device's usual ones.
-    pub patience: Option<(u8, u8)>,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            credits: 256,
-            sends: 128,
-            every: 8,
-            inline: 256,
-            least: 64 << 10,
-            block: 4 << 20,
-            patience: None,
-        }
-    }
-}
-
-/// A port of a rank.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Port {
-    /// Device and port, as `mlx5_0:1`.
-    pub name: String,
-    /// Ports of equal numbers on two ranks are one rail: puts keep to it where there is one.
-    pub rail: usize,
-}
-
-/// Who opens the wire.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Global rank.
-    pub rank: usize,
-    /// Number of ranks.
-    pub world: usize,
-    /// Rank within the node: where no ports are named, equal local ranks take the same one of several.
-    pub local_rank: usize,
-    /// The ports to use, the main one first, each on a rail of its own; may be empty.
-    pub ports: Vec<Port>,
-}
 
 /// One rank's end of the verbs wire.
 pub struct Verbs {
@@ -198,6 +150,18 @@ impl Verbs {
         let bytes = self.rails.iter().map(|rail| rail.memory.registered());
         let lanes = self.links.iter().flatten().map(|link| link.lanes().len());
         (bytes.sum(), lanes.sum())
+    }
+
+    /// By which addresses and attributes a peer is reached on a lane, as the device itself says it.
+    ///
+    /// # Errors
+    /// A rank that is not connected; a lane that is not there; a device that does not say it.
+    pub fn route(&mut self, rank: usize, lane: usize) -> Result<Route, Error> {
+        let link = self.inner.link_of(rank);
+        let link = link.ok_or_else(|| error(Some(rank), "is not connected"))?;
+        let lane = link.lanes().get(lane).ok_or("has no such lane".to_owned());
+        lane.and_then(Lane::route)
+            .map_err(|cause| error(Some(rank), cause))
     }
 
     /// Puts the queue pair of a lane to a peer out of order, as a fault of the device would: for tests.
@@ -314,6 +278,7 @@ impl Inner {
         self.look.set(false);
         let mut words = std::mem::take(&mut self.words);
         let gone = self.desk.hear(&mut words);
+        self.hear_alarms();
         for word in words.drain(..) {
             self.hear(word);
         }
@@ -477,6 +442,7 @@ impl Transport for Verbs {
         for rail in &self.rails {
             rail.completions.arm();
             fds.push((rail.completions.fd(), false));
+            fds.push((alarms::fd(&rail.device), false));
         }
     }
 }

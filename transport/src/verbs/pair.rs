@@ -2,12 +2,13 @@
 //! no put. Invariants: a pair goes through reset, init, ready to receive, ready to send in this order and no other; when the
 //! device refuses a step, the error says which attribute cannot be right.
 
-use super::device::{Device, Gid, os};
+use super::device::{Device, Gid, ip_of, os};
 use super::sys::{
     self, ibv_access_flags, ibv_cq, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_state,
     ibv_recv_wr, ibv_send_flags, ibv_send_wr, ibv_sge, ibv_wr_opcode,
 };
 use std::marker::PhantomData;
+use std::net::IpAddr;
 
 /// Work requests one call posts.
 pub(super) const BATCH: usize = 32;
@@ -52,6 +53,21 @@ pub(super) struct Path {
     /// The peer's queue pair, and its first packet.
     pub pair: u32,
     pub packet: u32,
+}
+
+/// The way to a peer as the device says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Bytes of a packet.
+    pub mtu: u32,
+    /// Service level, or priority.
+    pub service_level: u8,
+    /// Traffic class.
+    pub traffic_class: u8,
+    /// Row of our GID table.
+    pub gid_index: u8,
+    /// The peer's address.
+    pub to: IpAddr,
 }
 
 /// How many work requests the queues of a pair hold.
@@ -377,6 +393,30 @@ impl Pair<Ready> {
                 os(code)
             )),
         }
+    }
+
+    /// What the device has been told of the peer.
+    pub fn route(&self) -> Result<Route, String> {
+        let (mut attr, mask) = (
+            blank(),
+            ibv_qp_attr_mask::IBV_QP_AV | ibv_qp_attr_mask::IBV_QP_PATH_MTU,
+        );
+        // SAFETY: plain data, for which all zeros is a value.
+        let mut made: sys::ibv_qp_init_attr = unsafe { std::mem::zeroed() };
+        // SAFETY: the pair is alive; both results are written here.
+        match unsafe { sys::ibv_query_qp(self.qp, &raw mut attr, mask.0 as i32, &raw mut made) } {
+            0 => {}
+            code => return Err(format!("its queue pair cannot be asked: {}", os(code))),
+        }
+        let to = &attr.ah_attr;
+        Ok(Route {
+            mtu: 128 << attr.path_mtu,
+            service_level: to.sl,
+            traffic_class: to.grh.traffic_class,
+            gid_index: to.grh.sgid_index,
+            // SAFETY: both views of the union are plain bytes.
+            to: ip_of(unsafe { to.grh.dgid.raw }),
+        })
     }
 
     /// Puts the pair out of order, as a fault of the device would.

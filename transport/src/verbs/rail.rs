@@ -1,6 +1,7 @@
 //! A port of this rank with what belongs to it: its device, the memory registered there, its completion queues. It knows which ports a rank has
 //! and why, no peer. Invariant: queues and memory end before their device.
 
+use super::alarms;
 use super::completion::Completions;
 use super::device::{self, Device};
 use super::lane::SPARE;
@@ -46,6 +47,7 @@ pub(super) fn open(
                     "{name} has queues of {has} work requests, a lane needs {wanted}"
                 ));
             }
+            alarms::open(&device)?;
             let block = limits.block.max(4096);
             Ok(Rail {
                 number,

@@ -7,7 +7,7 @@ use crate::{
     call::Call,
     engine::{MAX_COUNTERS, Place, compile},
     error::{Error, Kind},
-    layout::Layout,
+    layout::{Layout, MOST_SLOTS},
     plan::{Checked, Choice, Collective, Cost, Wanted, checked, choose},
     stall::{Wait, mismatch},
 };
@@ -31,10 +31,6 @@ pub struct Candidate {
     /// Bytes of this node's slots up to its last.
     pub end: usize,
 }
-
-/// Plans whose slots would take more bytes of a node use smaller pieces: those in which every rank has a cell for every other grow with the
-/// square of the ranks.
-const MOST_SLOTS: usize = 256 << 20;
 
 /// Blocking steps look for a verdict this often.
 const SLICE: Duration = Duration::from_millis(250);
