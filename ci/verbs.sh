@@ -102,8 +102,8 @@ begin linked machine -n 4 -t 600 "${quick[@]}" -v HFR_TEST_CYCLES=${HFR_TEST_CYC
 linked=$!
 begin opened machine -n 4 -t 900 "${quick[@]}" -v HFR_TEST_CYCLES=20 -b "$kept/suite-verbs-dlopen:suite" \
     -f "$(ldconfig -p | awk '/libibverbs.so.1 .*x86-64/{print $NF; exit}'):/usr/lib/x86_64-linux-gnu/libibverbs.so.1" \
-    -b "$kept/hfr" -b ci/rxe/job.sh -b ci/rxe/matrix.sh -b ci/rxe/doctor.sh -b ci/rxe/preflight.sh \
-    -e "suite --test-threads=1 faults lives on_verbs $calm && matrix.sh $shapes && doctor.sh && preflight.sh"
+    -b "$kept/hfr" -b ci/rxe/job.sh -b ci/rxe/matrix.sh -b ci/rxe/rails.sh -b ci/rxe/doctor.sh -b ci/rxe/preflight.sh \
+    -e "suite --test-threads=1 faults lives on_verbs rails $calm && matrix.sh $shapes && rails.sh && doctor.sh && preflight.sh"
 opened=$!
 end host $host "a host without a device, libibverbs opened at run time"
 end linked $linked "libibverbs linked: contract and faults"

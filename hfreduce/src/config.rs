@@ -112,8 +112,8 @@ pub(crate) struct Place {
     pub threads: Option<Vec<usize>>,
     /// Where sums, and what other nodes send, are to lie; none, where that makes no difference or is not known.
     pub sums: Option<Placement>,
-    /// Names of the network ports that are its to use, the nearest first; none, where none are in use or known.
-    pub ports: Vec<String>,
+    /// The network ports that are its to use, with the numbers of their rails, the nearest first; none, where none are in use or known.
+    pub ports: Vec<(String, usize)>,
 }
 
 impl Config {

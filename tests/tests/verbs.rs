@@ -19,6 +19,8 @@ mod faults;
 mod lives;
 #[path = "verbs/locked.rs"]
 mod locked;
+#[path = "verbs/rails.rs"]
+mod rails;
 #[path = "transports/traffic.rs"]
 mod traffic;
 
@@ -56,6 +58,8 @@ macro_rules! wire {
 wire!(on_verbs, |ranks| ends::ends(ranks, usual()));
 // Every limit so small that queues, credits and blocks run full all the time.
 wire!(on_small_limits, |ranks| ends::ends(ranks, small()));
+// Large puts, and nearly all are, over two rails.
+wire!(on_rails, |ranks| ends::ends_on_rails(ranks, small()));
 wire!(on_chaos, |ranks| with_chaos(ends::ends(ranks, usual())),
     random_puts_in_all_directions_one_thread
     a_dead_peer_is_named_and_the_others_go_on

@@ -7,13 +7,13 @@
 //!   already share with those alone that have the same CPUs;
 //! - a rank sends over the nearest port, the one with fewest ranks among equally near ones; a port that nobody is nearest to is one more
 //!   for a rank that is, so that large messages can be striped;
-//! - equal positions among the ports of two machines are one rail, and peers speak on the same rail where they have one in common;
+//! - equal positions among the ports of two machines are one rail, on which peers speak where both have it;
 //! - what ranks bring lies interleaved over all memory nodes, sums near the port.
 //!
 //! It binds nothing itself. Invariant: a rank's CPUs are some of those it has inherited, and never none of them.
 
 use crate::machine::{Cpus, Machine, Way};
-use std::{collections::BTreeMap, ops::Range};
+use std::collections::BTreeMap;
 
 /// What a rank brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Wish {
     pub gpu: Option<usize>,
     /// CPUs that it has inherited.
     pub allowed: Cpus,
+    /// Whether it sends over the ports: one of another node that is played on the same machine has ports of its own.
+    pub sends: bool,
 }
 
 /// The places of all ranks of a machine.
@@ -79,7 +81,7 @@ pub fn place(machine: &Machine, ranks: &[Wish], ports: &[usize]) -> Placement {
         let port = machine.numa_of_port(ports[rail]);
         (way(rank, rail), machine.distance(numa[rank], port))
     };
-    let rails = rails(ranks.len(), ports.len(), &far);
+    let rails = rails(ranks, ports.len(), &far);
     let places = ranks.iter().zip(cpus).zip(rails).enumerate();
     let placed = places.map(|(rank, ((wish, share), rails))| {
         let main = rails.first().copied();
@@ -107,10 +109,11 @@ pub fn place(machine: &Machine, ranks: &[Wish], ports: &[usize]) -> Placement {
 }
 
 impl Placement {
-    /// The memory node for the sums of all ranks, if it is one.
+    /// The memory node for the sums of all ranks that send, if it is one.
     pub fn common_sums(&self) -> Option<usize> {
-        let first = self.ranks.first()?.sums;
-        first.filter(|_| self.ranks.iter().all(|r| r.sums == first))
+        let mut senders = self.ranks.iter().filter(|rank| !rank.rails.is_empty());
+        let first = senders.next()?.sums;
+        first.filter(|_| senders.all(|rank| rank.sums == first))
     }
 }
 
@@ -257,50 +260,27 @@ fn threads(machine: &Machine, wish: &Wish, numa: Option<usize>, share: &Share) -
 
 /// The rails of each rank, its main one first.
 fn rails<Far: Ord>(
-    ranks: usize,
+    ranks: &[Wish],
     ports: usize,
     far: &dyn Fn(usize, usize) -> Far,
 ) -> Vec<Vec<usize>> {
     let mut users = vec![0usize; ports];
-    let mut rails: Vec<Vec<usize>> = Vec::with_capacity(ranks);
-    for rank in 0..ranks {
-        let nearest = (0..ports).min_by_key(|rail| (far(rank, *rail), users[*rail], *rail));
+    let mut rails: Vec<Vec<usize>> = Vec::with_capacity(ranks.len());
+    for (rank, wish) in ranks.iter().enumerate() {
+        let nearest = (0..ports)
+            .filter(|_| wish.sends)
+            .min_by_key(|rail| (far(rank, *rail), users[*rail], *rail));
         if let Some(rail) = nearest {
             users[rail] += 1;
         }
         rails.push(nearest.into_iter().collect());
     }
+    let senders = || (0..ranks.len()).filter(|rank| ranks[*rank].sends);
     for rail in (0..ports).filter(|r| users[*r] == 0) {
-        let nearest = (0..ranks).min_by_key(|rank| (far(*rank, rail), rails[*rank].len(), *rank));
+        let nearest = senders().min_by_key(|rank| (far(*rank, rail), rails[*rank].len(), *rank));
         if let Some(rank) = nearest {
             rails[rank].push(rail);
         }
     }
     rails
-}
-
-/// On which pairs of rails (mine, theirs) two ranks speak: the rails that both have; where there is none, both main ones, which leads
-/// through the switches above the rails.
-pub fn lanes(mine: &[usize], theirs: &[usize]) -> Vec<(usize, usize)> {
-    let common: Vec<(usize, usize)> = mine
-        .iter()
-        .filter(|rail| theirs.contains(rail))
-        .map(|rail| (*rail, *rail))
-        .collect();
-    if !common.is_empty() {
-        return common;
-    }
-    let mains = mine.first().copied().zip(theirs.first().copied());
-    mains.into_iter().collect()
-}
-
-/// Parts of a message for `lanes` lanes: equal but for the last, of whole 64-byte lines, and no more than there are `least` bytes in it, so
-/// that a small message stays in one piece.
-pub fn stripes(bytes: usize, lanes: usize, least: usize) -> Vec<Range<usize>> {
-    let most = (bytes / least.max(1)).clamp(1, lanes.max(1));
-    let part = bytes.div_ceil(most).next_multiple_of(64);
-    (0..most)
-        .map(|lane| (lane * part).min(bytes)..((lane + 1) * part).min(bytes))
-        .filter(|range| range.start == 0 || !range.is_empty())
-        .collect()
 }

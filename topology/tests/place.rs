@@ -1,11 +1,6 @@
 //! Placement on the recorded machines, and what holds on all of them whatever the ranks bring.
 
-use hfr_topology::{
-    Cpus, Machine, Placement, Wish,
-    machine::Way,
-    place,
-    place::{lanes, stripes},
-};
+use hfr_topology::{Cpus, Machine, Placement, Wish, machine::Way, place};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -37,6 +32,7 @@ fn ranks(machine: &Machine, count: usize, gpus: bool) -> Vec<Wish> {
         .map(|rank| Wish {
             gpu: gpus.then_some(rank),
             allowed: machine.allowed.clone(),
+            sends: true,
         })
         .collect()
 }
@@ -165,11 +161,34 @@ fn ranks_without_gpus_are_dealt_to_the_nodes_in_order() {
 }
 
 #[test]
+fn ranks_of_another_node_leave_the_ports_alone() {
+    let machine = dgx();
+    let ports = machine.best_ports();
+    let mut wishes = ranks(&machine, 4, false);
+    for other in [0, 3] {
+        wishes[other].sends = false;
+    }
+    let placement = place(&machine, &wishes, &ports[..2]);
+    let rails: Vec<usize> = placement.ranks.iter().map(|r| r.rails.len()).collect();
+    assert_eq!(rails, [0, 1, 1, 0]);
+    assert_eq!(placement.ranks[0].sums, None);
+    assert_eq!(placement.common_sums(), placement.ranks[1].sums);
+    assert!(placement.common_sums().is_some());
+    // One sender has both, all cores being dealt as before.
+    wishes[1].sends = false;
+    let alone = place(&machine, &wishes, &ports[..2]);
+    assert_eq!(alone.ranks[2].rails.len(), 2);
+    let cpus = |placement: &Placement| texts(placement.ranks.iter().map(|r| r.cpus.clone()));
+    assert_eq!(cpus(&alone), cpus(&placement));
+}
+
+#[test]
 fn what_a_launcher_has_bound_stays_bound() {
     let machine = fire_flyer();
     let bound = |text: &str| Wish {
         gpu: None,
         allowed: text.parse().expect("CPUs"),
+        sends: true,
     };
     // Each with CPUs of its own: nothing is divided.
     let placement = placed(
@@ -268,7 +287,7 @@ proptest! {
         let machine = [fire_flyer(), dgx(), single_socket(), vm()][which].clone();
         let wishes: Vec<Wish> = wishes
             .into_iter()
-            .map(|(gpu, set)| Wish { gpu, allowed: sets[set].iter().copied().collect() })
+            .map(|(gpu, set)| Wish { gpu, allowed: sets[set].iter().copied().collect(), sends: true })
             .collect();
         let placement = placed(&machine, &wishes);
         for (rank, (wish, place)) in wishes.iter().zip(&placement.ranks).enumerate() {
@@ -284,38 +303,4 @@ proptest! {
         let used: BTreeSet<usize> = placement.ranks.iter().flat_map(|r| r.rails.iter().copied()).collect();
         prop_assert_eq!(used.len(), placement.rails.len());
     }
-
-    #[test]
-    fn stripes_cover_a_message_once(bytes in 0usize..10_000_000, lanes in 1usize..9, least in 1usize..1_000_000) {
-        let all = stripes(bytes, lanes, least);
-        prop_assert!(all.len() <= lanes && (all.len() == 1 || bytes >= 2 * least));
-        let mut at = 0;
-        for part in &all {
-            prop_assert_eq!(part.start, at);
-            prop_assert!(part.start.is_multiple_of(64) && (!part.is_empty() || bytes == 0));
-            at = part.end;
-        }
-        prop_assert_eq!(at, bytes);
-    }
-}
-
-#[test]
-fn large_messages_use_all_lanes() {
-    assert_eq!(stripes(1 << 20, 4, 256 << 10).len(), 4);
-    assert_eq!(
-        stripes(1 << 20, 4, 512 << 10),
-        [0..512 << 10, 512 << 10..1 << 20]
-    );
-    assert_eq!(stripes(100, 4, 256).len(), 1);
-}
-
-#[test]
-fn peers_keep_to_their_rails() {
-    assert_eq!(lanes(&[3, 1], &[1, 3, 5]), [(3, 3), (1, 1)]);
-    assert_eq!(
-        lanes(&[2], &[0, 1]),
-        [(2, 0)],
-        "no common rail: over the switches above"
-    );
-    assert_eq!(lanes(&[], &[0]), []);
 }

@@ -179,6 +179,7 @@ mod measure {
             rank,
             world: 2,
             local_rank: 0,
+            ports: Vec::new(),
         };
         let began = Instant::now();
         let mut wire = Verbs::open(

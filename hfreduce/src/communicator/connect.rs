@@ -195,8 +195,10 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         .map(|(l, fd)| Doorbell::new(segment.clone(), l * DOORBELL_BYTES, fd))
         .collect();
     let kind = kind(&hellos, &shape);
-    let place = place::find(config, &hellos, &port(config, kind)).map_err(|e| e.at(rank, node))?;
-    let wire = wire(config, &hellos, &shape, node, kind, &segment, &bells, arena)?;
+    let place = place::find(config, &hellos, &ports(config, kind)).map_err(|e| e.at(rank, node))?;
+    let wire = wire(
+        config, &hellos, &shape, node, kind, &segment, &bells, arena, &place,
+    )?;
     let mine = wire.as_ref().map_or(Vec::new(), |w| w.address());
     let peers = gather("address", &mine)?
         .into_iter()
@@ -329,6 +331,7 @@ fn wire(
     segment: &Arc<Segment>,
     bells: &[Doorbell],
     arena: Arena,
+    place: &Place,
 ) -> Result<Option<Box<dyn Transport>>, Error> {
     let local = shape.local(config.rank);
     let fail = |e: hfr_transport::Error| start(e, "").at(config.rank, node);
@@ -355,6 +358,7 @@ fn wire(
             rdma::open(
                 config,
                 member,
+                &place.ports,
                 segment.clone(),
                 writable,
                 ip,
@@ -382,8 +386,11 @@ fn wire(
     )))
 }
 
-/// The name of the interface that the wire uses; none, where it uses none.
-fn port(config: &Config, kind: &str) -> Vec<String> {
+/// The names of the ports that the wire may use; none, where it uses none.
+fn ports(config: &Config, kind: &str) -> Vec<String> {
+    if kind == "verbs" {
+        return rdma::ports(config);
+    }
     let address = (kind == "tcp").then(|| address(config).ok()).flatten();
     let all = address.and_then(|_| net::interfaces().ok());
     let found = all

@@ -36,10 +36,13 @@ pub fn run_on(cpus: &[usize]) {
     }
 }
 
-/// Finds the place of this rank among those of its host. `ports` are the names of the network ports in use.
+/// Finds the place of this rank among those of its host. `ports` are the names of the network ports that its node uses. A place that is known
+/// already keeps those of its ports that are among them.
 pub fn find(config: &Config, hellos: &[Hello], ports: &[String]) -> Result<Place, Error> {
     if let Some(place) = &config.place {
-        return Ok(place.clone());
+        let mut place = place.clone();
+        place.ports.retain(|(name, _)| ports.contains(name));
+        return Ok(place);
     }
     let mine = &hellos[config.rank];
     let Some(machine) = machine(config)? else {
@@ -55,20 +58,26 @@ pub fn find(config: &Config, hellos: &[Hello], ports: &[String]) -> Result<Place
         Wish {
             gpu: gpus.iter().position(known),
             allowed: hello.cpus.parse().unwrap_or_default(),
+            sends: hello.node == mine.node,
         }
     };
     let local: Vec<usize> = (0..hellos.len())
         .filter(|r| hellos[*r].host == mine.host)
         .collect();
     let wishes: Vec<Wish> = local.iter().map(|r| wish(&hellos[*r])).collect();
-    let used: Vec<usize> = (0..machine.ports.len())
+    let mut used: Vec<usize> = (0..machine.ports.len())
         .filter(|p| ports.contains(&machine.ports[*p].name))
         .collect();
+    // A slower port would hold up what is divided among several; whoever names ports means them.
+    if config.infiniband.hca.is_none() {
+        let fastest = used.iter().map(|p| machine.ports[*p].megabits).max();
+        used.retain(|p| Some(machine.ports[*p].megabits) == fastest);
+    }
     let placement = place(&machine, &wishes, &used);
     let number = local.iter().position(|r| *r == config.rank).unwrap_or(0);
     let seat = &placement.ranks[number];
     let threads = seat.threads.as_ref().filter(|_| config.affinity);
-    let name = |rail: &usize| machine.ports[placement.rails[*rail]].name.clone();
+    let port = |rail: &usize| (machine.ports[placement.rails[*rail]].name.clone(), *rail);
     let place = Place {
         threads: threads.map(|cpus| cpus.iter().collect()),
         // One rank sets the rule for all sums of a node.
@@ -76,7 +85,7 @@ pub fn find(config: &Config, hellos: &[Hello], ports: &[String]) -> Result<Place
             Some(node) => Some(Placement::Near(node)),
             None => seat.sums.map(|_| Placement::Interleaved),
         },
-        ports: seat.rails.iter().map(name).collect(),
+        ports: seat.rails.iter().map(port).collect(),
     };
     report(config, &machine, threads, &place);
     Ok(place)
@@ -117,7 +126,12 @@ fn report(config: &Config, machine: &Machine, threads: Option<&Cpus>, place: &Pl
             None if !config.affinity => "threads left alone (HFR_AFFINITY=off)".to_owned(),
             None => "threads on all inherited CPUs, none of which is nearer".to_owned(),
         };
-        let ports = place.ports.join(", ");
+        let ports: Vec<String> = place
+            .ports
+            .iter()
+            .map(|(name, rail)| format!("{name} (rail {rail})"))
+            .collect();
+        let ports = ports.join(", ");
         let sums = match place.sums {
             Some(Placement::Near(node)) => format!("sums on memory node {node}, near {ports}"),
             Some(Placement::Interleaved) => {

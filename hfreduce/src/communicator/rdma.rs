@@ -34,23 +34,29 @@ pub fn usable(config: &Config) -> Result<bool, Error> {
     }
 }
 
-/// This rank's end: `member` is its rank, the number of ranks, and its local rank.
+/// The names of the ports that this rank may use.
+pub fn ports(config: &Config) -> Vec<String> {
+    build::ports(config)
+}
+
+/// This rank's end: `member` is its rank, the number of ranks, and its local rank; `ports` are those of its place, which may know none.
 pub fn open(
     config: &Config,
     member: (usize, usize, usize),
+    ports: &[(String, usize)],
     segment: Arc<Segment>,
     writable: Range<usize>,
     listen: IpAddr,
     token: [u8; 32],
 ) -> Result<Box<dyn Transport>, hfr_transport::Error> {
-    build::open(config, member, segment, writable, listen, token)
+    build::open(config, member, ports, segment, writable, listen, token)
 }
 
 #[cfg(any(feature = "verbs", feature = "verbs-dlopen"))]
 mod build {
     use super::*;
     use crate::layout::MOST_SLOTS;
-    use hfr_transport::verbs::{self, Limits, Member, Verbs};
+    use hfr_transport::verbs::{self, Limits, Member, Port, Verbs};
 
     pub fn usable(config: &Config) -> Result<(), String> {
         verbs::usable(&config.infiniband)?;
@@ -59,18 +65,28 @@ mod build {
         verbs::lockable(config.slots.min(MOST_SLOTS) + 2 * block)
     }
 
+    pub fn ports(config: &Config) -> Vec<String> {
+        verbs::ports(&config.infiniband).unwrap_or_default()
+    }
+
     pub fn open(
         config: &Config,
         (rank, world, local_rank): (usize, usize, usize),
+        ports: &[(String, usize)],
         segment: Arc<Segment>,
         writable: Range<usize>,
         listen: IpAddr,
         token: [u8; 32],
     ) -> Result<Box<dyn Transport>, hfr_transport::Error> {
+        let port = |(name, rail): &(String, usize)| Port {
+            name: name.clone(),
+            rail: *rail,
+        };
         let member = Member {
             rank,
             world,
             local_rank,
+            ports: ports.iter().map(port).collect(),
         };
         let limits = Limits::default();
         Ok(Box::new(Verbs::open(
@@ -93,9 +109,14 @@ mod build {
         Err("this build has no verbs wire; build with `--features verbs-dlopen`".into())
     }
 
+    pub fn ports(_: &Config) -> Vec<String> {
+        Vec::new()
+    }
+
     pub fn open(
         config: &Config,
         _: (usize, usize, usize),
+        _: &[(String, usize)],
         _: Arc<Segment>,
         _: Range<usize>,
         _: IpAddr,

@@ -58,7 +58,7 @@ fn the_traffic_class_and_the_row_reach_the_queue_pair() {
     let mut both = pair_with(&near, &far);
     talk(&mut both);
     let [mut a, mut b] = both;
-    let (to, back) = (a.route(1).unwrap(), b.route(0).unwrap());
+    let (to, back) = (a.route(1, 0).unwrap(), b.route(0, 0).unwrap());
     // Soft devices keep no service level; that it is a setting at all is tested where settings are read.
     assert_eq!(
         (to.traffic_class, back.traffic_class),
@@ -90,7 +90,7 @@ fn selectors_choose_devices_and_ports() {
     }
     // Which one it is: only one is left.
     let mut both = pair_with(&settings(0), &hca("^=rxe0"));
-    assert_eq!(both[0].route(1).unwrap().to.to_string(), "10.77.0.2");
+    assert_eq!(both[0].route(1, 0).unwrap().to.to_string(), "10.77.0.2");
 }
 
 /// The machine of these tests has no IPv6, so the link-local row leads nowhere: that it was taken, and what is missing, is in the error.
@@ -125,7 +125,10 @@ fn the_smaller_mtu_of_two_ports_is_taken_and_a_later_link_takes_the_new_one() {
     for (mtu, bytes) in [(1500, 1024), (600, 512), (4200, 4096)] {
         ip(&format!("link set r1 mtu {mtu}"));
         let mut both = pair_with(&settings(0), &settings(1));
-        let found = [both[0].route(1).unwrap().mtu, both[1].route(0).unwrap().mtu];
+        let found = [
+            both[0].route(1, 0).unwrap().mtu,
+            both[1].route(0, 0).unwrap().mtu,
+        ];
         if found == [bytes; 2] {
             talk(&mut both);
         }
@@ -137,10 +140,10 @@ fn the_smaller_mtu_of_two_ports_is_taken_and_a_later_link_takes_the_new_one() {
 #[test]
 fn an_address_that_changes_between_two_links_is_read_again() {
     let _guard = Guard::new();
-    let _up = Up;
+    let _up = Up(0);
     let told = |wanted: &str| {
         let [mut a, mut b] = pair_with(&settings(0), &settings(1));
-        assert_eq!(b.route(0).unwrap().to.to_string(), wanted);
+        assert_eq!(b.route(0, 0).unwrap().to.to_string(), wanted);
         a.poll(&mut Vec::new()).unwrap();
     };
     told("10.77.0.1");
@@ -150,7 +153,7 @@ fn an_address_that_changes_between_two_links_is_read_again() {
     let outcome = std::panic::catch_unwind(|| told("10.78.0.1"));
     ip("addr add 10.77.0.1/24 dev r0");
     ip("addr del 10.78.0.1/24 dev r0");
-    set_link("up");
+    set_link(0, "up");
     outcome.unwrap();
     told("10.77.0.1");
 }

@@ -3,7 +3,7 @@
 
 use super::drive::Guard;
 use super::ends::{pair, put, usual};
-use super::faults::{Up, acquaint, fails, set_link};
+use super::faults::{acquaint, down, fails};
 use hfr_transport::Transport;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::os::fd::BorrowedFd;
@@ -31,8 +31,7 @@ fn a_port_that_goes_down_wakes_a_parked_rank_and_ends_its_links() {
         tv_sec: 20,
         tv_nsec: 0,
     };
-    let up = Up;
-    set_link("down");
+    let up = down(0);
     let woken = rustix::event::poll(&mut fds, Some(&long)).unwrap();
     // Nothing was put: only the device can have said it.
     let error = fails(&mut a.0);

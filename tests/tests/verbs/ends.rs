@@ -3,7 +3,7 @@
 use super::drive::{End, SEGMENT};
 use hfr_transport::net::Infiniband;
 use hfr_transport::shm::Segment;
-use hfr_transport::verbs::{Limits, Member, Verbs};
+use hfr_transport::verbs::{Limits, Member, Port, Verbs};
 use hfr_transport::{Notice, PeerAddress, Put, Transport};
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ pub fn small() -> Limits {
         sends: 6,
         every: 3,
         inline: 16,
+        least: 100,
         block: 96 << 10,
         patience: None,
     }
@@ -68,11 +69,38 @@ pub fn end_with(
     limits: Limits,
     settings: &Infiniband,
 ) -> (Verbs, Arc<Segment>) {
+    open(rank, Vec::new(), len, writable, limits, settings)
+}
+
+/// One rank's end on these devices, each with the number of its rail, its main one first.
+pub fn end_on(
+    rank: usize,
+    rails: &[(usize, usize)],
+    len: usize,
+    limits: Limits,
+) -> (Verbs, Arc<Segment>) {
+    let port = |&(device, rail): &(usize, usize)| Port {
+        name: format!("rxe{device}:1"),
+        rail,
+    };
+    let ports = rails.iter().map(port).collect();
+    open(rank, ports, len, 0..len, limits, &Infiniband::default())
+}
+
+fn open(
+    rank: usize,
+    ports: Vec<Port>,
+    len: usize,
+    writable: Range<usize>,
+    limits: Limits,
+    settings: &Infiniband,
+) -> (Verbs, Arc<Segment>) {
     let segment = Arc::new(Segment::create("verbs", len).expect("shared memory"));
     let member = Member {
         rank,
         world: WORLD,
         local_rank: 0,
+        ports,
     };
     let listen = [127, 0, 0, 1].into();
     let wire = Verbs::open(
@@ -95,6 +123,20 @@ pub fn ends(ranks: usize, limits: Limits) -> Vec<End> {
         .collect()
 }
 
+/// The same, each on two rails with devices of its own as far as there are enough; odd ranks have the other one as their main rail.
+pub fn ends_on_rails(ranks: usize, limits: Limits) -> Vec<End> {
+    let end = |rank: usize| {
+        let device = |rail: usize| (2 * rank + rail) % devices();
+        let mut rails = [(device(0), 0), (device(1), 1)];
+        rails.rotate_left(rank % 2);
+        end_on(rank, &rails, SEGMENT, limits)
+    };
+    (0..ranks)
+        .map(end)
+        .map(|(wire, segment)| (Box::new(wire) as _, segment))
+        .collect()
+}
+
 /// Where each rank is, by rank.
 pub fn addresses(ends: &[&Verbs]) -> Vec<PeerAddress> {
     let address = |(rank, end): (usize, &&Verbs)| PeerAddress {
@@ -110,7 +152,14 @@ pub fn soon(seconds: u64) -> Instant {
 
 /// Two connected ranks; peers of rank 1 may write `writable` only.
 pub fn pair(len: usize, writable: Range<usize>, limits: Limits) -> [(Verbs, Arc<Segment>); 2] {
-    let (mut a, mut b) = (end(0, len, 0..len, limits), end(1, len, writable, limits));
+    connected(end(0, len, 0..len, limits), end(1, len, writable, limits))
+}
+
+/// Ranks 0 and 1, connected.
+pub fn connected(
+    mut a: (Verbs, Arc<Segment>),
+    mut b: (Verbs, Arc<Segment>),
+) -> [(Verbs, Arc<Segment>); 2] {
     let all = addresses(&[&a.0, &b.0]);
     std::thread::scope(|scope| {
         scope.spawn(|| a.0.connect(&all[1..], soon(20)).unwrap());

@@ -42,15 +42,21 @@ pub fn acquaint([a, b]: &mut [(Verbs, Arc<Segment>); 2]) {
     }
 }
 
-/// Sets the link of rxe0 up or down. The kernel forgets routes and neighbours of a link that goes down; a job's host would learn them again.
-pub fn set_link(state: &str) {
-    let mut lines = vec![format!("link set r0 {state}")];
+/// Sets the link of a device up or down. The kernel forgets routes and neighbours of a link that goes down; a job's host would learn them again.
+pub fn set_link(device: usize, state: &str) {
+    let mut lines = vec![format!("link set r{device} {state}")];
     if state == "up" {
-        lines.push("route replace local 10.77.0.1 dev r0 table 1000".into());
-        lines.push("route replace 10.77.0.0/24 dev r0 src 10.77.0.1 table 1000".into());
-        lines.extend((1..devices()).map(|k| {
+        let (own, table) = (format!("10.77.0.{}", device + 1), 1000 + device);
+        lines.push(format!(
+            "route replace local {own} dev r{device} table {table}"
+        ));
+        lines.push(format!(
+            "route replace 10.77.0.0/24 dev r{device} src {own} table {table}"
+        ));
+        let others = (0..devices()).filter(|k| *k != device);
+        lines.extend(others.map(|k| {
             format!(
-                "neigh replace 10.77.0.{} lladdr 02:77:00:00:00:{k:02x} dev r0 nud permanent",
+                "neigh replace 10.77.0.{} lladdr 02:77:00:00:00:{k:02x} dev r{device} nud permanent",
                 k + 1
             )
         }));
@@ -62,16 +68,22 @@ pub fn set_link(state: &str) {
 }
 
 /// Whatever a test comes to, the link is up afterwards.
-pub struct Up;
+pub struct Up(pub usize);
+
+/// Sets the link of a device down, until this is dropped.
+pub fn down(device: usize) -> Up {
+    set_link(device, "down");
+    Up(device)
+}
 
 impl Drop for Up {
     fn drop(&mut self) {
-        set_link("up");
+        set_link(self.0, "up");
     }
 }
 
 /// Errors come soon: 67 ms, sent once again.
-fn quick() -> Limits {
+pub fn quick() -> Limits {
     Limits {
         patience: Some((14, 1)),
         ..usual()
@@ -134,7 +146,7 @@ fn a_broken_pair_is_named_by_both_ends() {
     let mut both = pair(1 << 20, 0..1 << 20, quick());
     acquaint(&mut both);
     let [mut a, mut b] = both;
-    a.0.break_link(1).unwrap();
+    a.0.break_lane(1, 0).unwrap();
     let error = fails(&mut a.0);
     assert_eq!(error.peer, Some(1));
     assert!(error.to_string().contains("put out of order"), "{error}");
@@ -155,8 +167,7 @@ fn a_link_that_is_down_is_an_error_with_the_ports_state() {
     let mut both = pair(1 << 20, 0..1 << 20, quick());
     acquaint(&mut both);
     let [mut a, _b] = both;
-    let up = Up;
-    set_link("down");
+    let up = down(0);
     let error = a.0.put(put(1, 0, 8, 1)).err();
     let error = error.unwrap_or_else(|| fails(&mut a.0));
     let closed = usable(&settings(0)).unwrap_err();

@@ -104,6 +104,7 @@ fn placement(machine: &Machine, args: &Args) -> Result<Placement> {
         .map(|rank| Wish {
             gpu: gpu(rank),
             allowed: machine.allowed.clone(),
+            sends: true,
         })
         .collect();
     let ports = match &args.ports {

@@ -107,35 +107,46 @@ fn next(device: &Device) -> Option<Option<Alarm>> {
 }
 
 impl Inner {
-    /// Hears what the device has said since the last time.
+    /// Hears what the devices have said since the last time.
     pub(super) fn hear_alarms(&mut self) {
-        while let Some(alarm) = next(&self.device) {
-            let (name, port) = (self.device.name.clone(), self.device.port);
-            match alarm {
-                Some(Alarm::Pair(number, what)) => self.strike(what, Some(number)),
-                Some(Alarm::Device(what)) => self.strike(what, None),
-                // A port that is back by now lost packets, which are sent again.
-                Some(Alarm::Down(of, what)) if of == port => match self.device.state() {
-                    "active" => tracing::warn!(%name, port, "the RDMA port was down for a moment"),
-                    _ => self.strike(what, None),
-                },
-                Some(Alarm::Changed(of, what)) if of == port => {
-                    tracing::info!(%name, port, what, "RDMA port");
-                    self.device.again();
+        for rail in 0..self.rails.len() {
+            while let Some(alarm) = next(&self.rails[rail].device) {
+                if let Some(alarm) = alarm {
+                    self.hear_alarm(rail, alarm);
                 }
-                _ => {}
             }
         }
     }
 
-    /// Puts the links of a pair, or all, out of use.
-    fn strike(&mut self, what: &str, pair: Option<u32>) {
-        let state = self.device.state();
+    fn hear_alarm(&mut self, rail: usize, alarm: Alarm) {
+        let device = &mut self.rails[rail].device;
+        let (name, port) = (&device.name, device.port);
+        match alarm {
+            Alarm::Pair(number, what) => self.strike(rail, what, Some(number)),
+            Alarm::Device(what) => self.strike(rail, what, None),
+            // A port that is back by now lost packets, which are sent again.
+            Alarm::Down(of, what) if of == port => match device.state() {
+                "active" => tracing::warn!(%name, port, "the RDMA port was down for a moment"),
+                _ => self.strike(rail, what, None),
+            },
+            Alarm::Changed(of, what) if of == port => {
+                tracing::info!(%name, port, what, "RDMA port");
+                device.again();
+            }
+            Alarm::Down(..) | Alarm::Changed(..) => {}
+        }
+    }
+
+    /// Puts the links out of use that have a lane on this rail, or the one with this pair there.
+    fn strike(&mut self, rail: usize, what: &str, pair: Option<u32>) {
+        let state = self.rails[rail].device.state();
         for link in self.links.iter_mut().flatten() {
-            if pair.is_none_or(|number| link.pair_number() == number) {
-                let way = &link.way;
-                link.fault
-                    .get_or_insert_with(|| format!("{what} ({way}; our port is {state})"));
+            let concerned = link.lanes().iter().find(|lane| {
+                lane.rail == rail && pair.is_none_or(|number| lane.pair_number() == number)
+            });
+            if let Some(lane) = concerned {
+                let fault = format!("{what} ({}; our port is {state})", lane.way);
+                link.fault.get_or_insert(fault);
             }
         }
     }

@@ -1,12 +1,17 @@
-//! How two ranks become peers: both tell their cards over the side table, the lower decides by which addresses, and each brings its queue pair up. It
-//! knows the order of these words and deadlines, no put. Invariants: a rank says that it hears only when receives are posted and its
-//! pair is up, so nothing is ever sent to a deaf one; a `connect` that ran out of time goes on where it was when called again.
+//! How two ranks become peers: both tell their rails over the side table and so know their lanes. Then lane by lane both tell their cards, the
+//! lower decides by which addresses, and each brings its queue pair up. It knows the order of these words and deadlines, no put.
+//! Invariants: a rank says that it hears only when receives are posted and its pair is up, so nothing is ever sent to a deaf one; nothing is
+//! put before all lanes are up; a `connect` that ran out of time goes on where it was when called again.
 
 use super::desk::{Kind, Word};
-use super::link::{Link, SPARE, Work, WorkId};
+use super::lane::{Lane, SPARE, Work, WorkId};
+use super::link::Link;
 use super::pair::{BITS_24, Depth, Init, Pair, Path, Patience};
 use super::path::{self, Card, Choice};
-use super::{Inner, NONE, error};
+use super::rail::Rail;
+use super::stripe::lanes;
+use super::{Inner, Limits, NONE, error};
+use crate::net::Infiniband;
 use crate::wire::{Error, PeerAddress};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -24,16 +29,31 @@ const SOFT: Patience = Patience {
     retries: 6,
 };
 
+const WRONG_ORDER: &str = "its words came in the wrong order; start all ranks from one build";
+
 /// A peer on its way to become one.
 pub(super) struct Opening {
     pub rank: usize,
     pub number: u32,
-    pair: Option<Pair<Init>>,
-    card: Card,
-    theirs: Option<Card>,
-    /// Up on our side; what is missing is the peer's word.
+    /// Our rail and the peer's for each lane, once the peer has told its rails.
+    lanes: Vec<(usize, usize)>,
+    /// With the lanes that are up on our side.
     pub link: Option<Link>,
-    done: bool,
+    /// The lane that comes up next: our end, and what both have told.
+    pair: Option<(Pair<Init>, Card)>,
+    theirs: Option<Card>,
+}
+
+impl Opening {
+    /// As completions of the lane that comes up next name it, for a receive.
+    fn id(&self) -> WorkId {
+        let up = self.link.as_ref().map_or(0, |link| link.lanes().len());
+        WorkId {
+            link: self.number,
+            lane: up as u8,
+            work: Work::Receive,
+        }
+    }
 }
 
 impl Inner {
@@ -54,8 +74,7 @@ impl Inner {
                     .iter()
                     .any(|opening| opening.rank == peer.rank)
             {
-                self.introduce(peer.rank)
-                    .map_err(|cause| self.at_device(peer.rank, cause))?;
+                self.introduce(peer.rank)?;
             }
         }
         let mut words = Vec::new();
@@ -89,58 +108,19 @@ impl Inner {
         }
     }
 
-    fn at_device(&self, rank: usize, cause: String) -> Error {
-        error(
-            Some(rank),
-            format!("{} port {}: {cause}", self.device.name, self.device.port),
-        )
-    }
-
-    /// Makes our end and tells the peer.
-    fn introduce(&mut self, rank: usize) -> Result<(), String> {
-        // Not every change of the MTU is told.
-        self.device.again();
-        let limits = self.limits;
-        let (_, cq) = self.completions.seat(&self.device)?;
-        let depth = Depth {
-            sends: limits.sends,
-            receives: limits.credits + SPARE,
-            inline: limits.inline,
-        };
-        let mut pair = Pair::new(&self.device, cq, depth)?;
+    /// Tells a peer our rails.
+    fn introduce(&mut self, rank: usize) -> Result<(), Error> {
         let number = self.numbers;
         self.numbers += 1;
-        let id = WorkId {
-            link: number,
-            work: Work::Receive,
-        };
-        pair.receive(depth.receives as usize, id.encode())?;
-        let mut packet = [0; 4];
-        let got = rustix::rand::getrandom(&mut packet, rustix::rand::GetRandomFlags::empty());
-        got.map_err(|e| format!("no random number: {e}"))?;
-        let card = Card {
-            device: self.device.name.clone(),
-            port: self.device.port,
-            ethernet: self.device.ethernet,
-            lid: self.device.lid,
-            mtu: self.device.mtu,
-            pkey: self.device.pkey,
-            gids: path::candidates(&self.device, &self.settings)?,
-            pair: pair.number(),
-            packet: u32::from_ne_bytes(packet) & BITS_24,
-            credits: limits.credits,
-        };
-        self.desk
-            .say(rank, Kind::Card, &card)
-            .map_err(|e| e.cause)?;
+        let rails: Vec<usize> = self.rails.iter().map(|rail| rail.number).collect();
+        self.desk.say(rank, Kind::Rails, &rails)?;
         self.openings.push(Opening {
             rank,
             number,
-            pair: Some(pair),
-            card,
-            theirs: None,
+            lanes: Vec::new(),
             link: None,
-            done: false,
+            pair: None,
+            theirs: None,
         });
         // It may have introduced itself before we were asked to.
         let early: Vec<Word> = self
@@ -148,6 +128,55 @@ impl Inner {
             .extract_if(.., |word| word.from == rank)
             .collect();
         early.into_iter().for_each(|word| self.hear(word));
+        Ok(())
+    }
+
+    /// The peer has told its rails: what lanes there will be.
+    fn arrange(&mut self, at: usize, theirs: &[usize]) -> Result<(), String> {
+        let ours: Vec<usize> = self.rails.iter().map(|rail| rail.number).collect();
+        let opening = &mut self.openings[at];
+        let numbers = match self.rank < opening.rank {
+            true => lanes(&ours, theirs),
+            false => lanes(theirs, &ours)
+                .into_iter()
+                .map(|(theirs, ours)| (ours, theirs))
+                .collect(),
+        };
+        if numbers.is_empty() {
+            return Err("it has no port; start all ranks from one build".into());
+        }
+        let place = |number| ours.iter().position(|rail| *rail == number);
+        opening.lanes = numbers
+            .into_iter()
+            .filter_map(|(ours, theirs)| Some((place(ours)?, theirs)))
+            .collect();
+        let count = opening.lanes.len();
+        let link = Link::new(opening.rank, opening.number, count, &self.limits);
+        opening.link = Some(link);
+        self.offer(at)
+    }
+
+    /// Makes our end of the next lane and tells the peer; without a next one, the link is up.
+    fn offer(&mut self, at: usize) -> Result<(), String> {
+        let opening = &mut self.openings[at];
+        let id = opening.id();
+        let Some(&(rail, number)) = opening.lanes.get(usize::from(id.lane)) else {
+            if let Some(link) = self.openings.swap_remove(at).link {
+                self.adopt(link);
+            }
+            return Ok(());
+        };
+        let rail = &mut self.rails[rail];
+        // Not every change of the MTU is told.
+        rail.device.again();
+        let (name, port) = (rail.device.name.clone(), rail.device.port);
+        let (pair, card) = end(rail, &self.limits, &self.settings, id).map_err(|cause| {
+            format!("{name} port {port}, for rail {number} of the peer: {cause}")
+        })?;
+        self.desk
+            .say(opening.rank, Kind::Card, &card)
+            .map_err(|e| e.cause)?;
+        opening.pair = Some((pair, card));
         Ok(())
     }
 
@@ -180,49 +209,47 @@ impl Inner {
     fn open(&mut self, at: usize, word: &Word) -> Result<(), String> {
         let rank = self.openings[at].rank;
         match word.kind {
+            Kind::Rails => self.arrange(at, &word.read::<Vec<usize>>()?),
             Kind::Card => {
                 let theirs: Card = word.read()?;
-                let choice = path::choose(&self.openings[at].card, &theirs);
-                self.openings[at].theirs = Some(theirs);
-                if self.rank < rank {
-                    let choice = choice?;
-                    self.bring_up(at, choice)?;
-                    self.desk
-                        .say(rank, Kind::Choice, &choice)
-                        .map_err(|e| e.cause)?;
+                if self.rank > rank {
+                    self.openings[at].theirs = Some(theirs);
+                    return Ok(());
                 }
+                let (_, ours) = self.openings[at].pair.as_ref().ok_or(WRONG_ORDER)?;
+                let choice = path::choose(ours, &theirs)?;
+                self.openings[at].theirs = Some(theirs);
+                self.bring_up(at, choice)?;
+                let said = self.desk.say(rank, Kind::Choice, &choice);
+                said.map_err(|e| e.cause)
             }
             Kind::Choice => {
                 let Choice { gids } = word.read()?;
                 // Its own list comes first in its choice.
-                self.bring_up(
-                    at,
-                    Choice {
-                        gids: gids.map(|(theirs, ours)| (ours, theirs)),
-                    },
-                )?;
+                let gids = gids.map(|(theirs, ours)| (ours, theirs));
+                self.bring_up(at, Choice { gids })?;
                 self.desk.say(rank, Kind::Ready, &()).map_err(|e| e.cause)?;
-                self.openings[at].done = true;
+                self.offer(at)
             }
-            _ => self.openings[at].done = true,
+            _ => self.offer(at),
         }
-        if self.openings[at].done
-            && let Some(link) = self.openings[at].link.take()
-        {
-            self.openings.swap_remove(at);
-            self.adopt(link);
-        }
-        Ok(())
     }
 
     fn bring_up(&mut self, at: usize, choice: Choice) -> Result<(), String> {
         let opening = &mut self.openings[at];
-        let (Some(theirs), Some(pair)) = (&opening.theirs, opening.pair.take()) else {
-            return Err("its words came in the wrong order; start all ranks from one build".into());
+        let id = opening.id();
+        let (Some(theirs), Some((pair, card)), Some(link)) = (
+            opening.theirs.take(),
+            opening.pair.take(),
+            opening.link.as_mut(),
+        ) else {
+            return Err(WRONG_ORDER.into());
         };
+        let (rail, number) = opening.lanes[usize::from(id.lane)];
+        let device = &self.rails[rail].device;
         let gids = match choice.gids {
             None => None,
-            Some((near, far)) => match (opening.card.gids.get(near), theirs.gids.get(far)) {
+            Some((near, far)) => match (card.gids.get(near), theirs.gids.get(far)) {
                 (Some(near), Some(far)) => Some((*near, *far)),
                 _ => {
                     return Err(
@@ -235,21 +262,19 @@ impl Inner {
         let path = Path {
             lid: theirs.lid,
             gids,
-            mtu: opening.card.mtu.min(theirs.mtu),
+            mtu: card.mtu.min(theirs.mtu),
             service_level: self.settings.service_level,
             traffic_class: self.settings.traffic_class,
             pair: theirs.pair,
             packet: theirs.packet,
         };
-        let usual = if self.device.soft { SOFT } else { HARD };
+        let usual = if device.soft { SOFT } else { HARD };
         let patience = self
             .limits
             .patience
             .map_or(usual, |(timeout, retries)| Patience { timeout, retries });
-        let pair = pair
-            .hear(&self.device, &path)?
-            .speak(opening.card.packet, patience)?;
-        let (name, port) = (&self.device.name, self.device.port);
+        let pair = pair.hear(device, &path)?.speak(card.packet, patience)?;
+        let (name, port) = (&device.name, device.port);
         let way = match gids {
             Some((near, far)) => format!(
                 "{name} port {port}, {:?} {} to {} of {}",
@@ -260,22 +285,17 @@ impl Inner {
             ),
             None => format!(
                 "{name} port {port}, LID {} to {} of {}",
-                self.device.lid, theirs.lid, theirs.device
+                device.lid, theirs.lid, theirs.device
             ),
         };
-        tracing::debug!(peer = opening.rank, %way, mtu = 128 << path.mtu, ?patience, "link is up");
-        opening.link = Some(Link::new(
-            opening.rank,
-            opening.number,
-            pair,
-            way,
-            self.limits,
-        ));
+        let (lane, rails) = (id.lane, (self.rails[rail].number, number));
+        tracing::debug!(peer = opening.rank, lane, ?rails, %way, mtu = 128 << path.mtu, ?patience, "lane is up");
+        link.add(Lane::new(id, rail, pair, way, self.limits));
         Ok(())
     }
 
     fn adopt(&mut self, link: Link) {
-        let (rank, number) = (link.rank, link.number() as usize);
+        let (rank, number) = (link.rank, link.number as usize);
         // Links come up in any order; completions name them by number.
         if self.links.len() <= number {
             self.links.resize_with(number + 1, || None);
@@ -311,4 +331,38 @@ impl Inner {
             Err(e) => Err(error(None, format!("cannot wait for peers: {e}"))),
         }
     }
+}
+
+/// Our end of a lane, with its receives posted: the pair, and what the peer is told of it.
+fn end(
+    rail: &mut Rail,
+    limits: &Limits,
+    settings: &Infiniband,
+    id: WorkId,
+) -> Result<(Pair<Init>, Card), String> {
+    let device = &rail.device;
+    let (_, cq) = rail.completions.seat(device)?;
+    let depth = Depth {
+        sends: limits.sends,
+        receives: limits.credits + SPARE,
+        inline: limits.inline,
+    };
+    let mut pair = Pair::new(device, cq, depth)?;
+    pair.receive(depth.receives as usize, id.encode())?;
+    let mut packet = [0; 4];
+    let got = rustix::rand::getrandom(&mut packet, rustix::rand::GetRandomFlags::empty());
+    got.map_err(|e| format!("no random number: {e}"))?;
+    let card = Card {
+        device: device.name.clone(),
+        port: device.port,
+        ethernet: device.ethernet,
+        lid: device.lid,
+        mtu: device.mtu,
+        pkey: device.pkey,
+        gids: path::candidates(device, settings)?,
+        pair: pair.number(),
+        packet: u32::from_ne_bytes(packet) & BITS_24,
+        credits: limits.credits,
+    };
+    Ok((pair, card))
 }

@@ -18,19 +18,28 @@ const WORD: usize = 2048;
 /// Kinds of words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A rank's end of a link.
+    /// Which rails a rank is on.
+    Rails,
+    /// A rank's end of a lane.
     Card,
     /// The lower rank's decision; it hears us from here on.
     Choice,
     /// The higher rank hears from here on.
     Ready,
-    /// Which offset a key is wanted for.
+    /// Which lane and offset a key is wanted for.
     Need,
-    /// The key, or why there is none.
+    /// The lane and its key, or why there is none.
     Key,
 }
 
-const KINDS: [Kind; 5] = [Kind::Card, Kind::Choice, Kind::Ready, Kind::Need, Kind::Key];
+const KINDS: [Kind; 6] = [
+    Kind::Rails,
+    Kind::Card,
+    Kind::Choice,
+    Kind::Ready,
+    Kind::Need,
+    Kind::Key,
+];
 
 /// A word that has come.
 #[derive(Debug, Clone)]

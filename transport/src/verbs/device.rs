@@ -2,6 +2,7 @@
 //! peer. Invariants: a `Device` has an open context and a protection domain for as long as it lives; what was wrong with every
 //! device that was passed over is in the error when none is left.
 
+use super::Port;
 use super::sys::{self, ibv_context, ibv_pd, ibv_port_state};
 use crate::net::Infiniband;
 use std::ffi::CStr;
@@ -126,10 +127,11 @@ fn name_of(device: *mut sys::ibv_device) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Which device each of several local ranks gets: all usable ports in the system's order, rank by rank; so that equal local ranks of
-/// all nodes are on the same rail.
-pub(super) fn open(settings: &Infiniband, local_rank: usize) -> Result<Device, String> {
-    let list = List::new()?;
+/// A port that may be used: its device, the device's name, and its number there.
+type Usable = (*mut sys::ibv_device, String, u8);
+
+/// The ports that are up and allowed, in the system's order.
+fn usable(list: &List, settings: &Infiniband) -> Result<Vec<Usable>, String> {
     let mut faults = Vec::new();
     let mut usable = Vec::new();
     for device in list.iter() {
@@ -139,14 +141,46 @@ pub(super) fn open(settings: &Infiniband, local_rank: usize) -> Result<Device, S
             Err(why) => faults.push(format!("{name}: {why}")),
         }
     }
-    if usable.is_empty() {
-        if list.len == 0 {
-            return Err(format!("this host has no RDMA device; {}", no_modules()));
-        }
-        return Err(format!("no RDMA port can be used: {}", faults.join("; ")));
+    match (usable.is_empty(), list.len) {
+        (false, _) => Ok(usable),
+        (true, 0) => Err(format!("this host has no RDMA device; {}", no_modules())),
+        _ => Err(format!("no RDMA port can be used: {}", faults.join("; "))),
     }
-    let (device, name, port) = &usable[local_rank % usable.len()];
-    Device::open(*device, name, *port, settings)
+}
+
+/// The names of the ports that may be used, as `mlx5_0:1`.
+pub(super) fn ports(settings: &Infiniband) -> Result<Vec<String>, String> {
+    let list = List::new()?;
+    let usable = usable(&list, settings)?;
+    let name = |(_, name, port): Usable| format!("{name}:{port}");
+    Ok(usable.into_iter().map(name).collect())
+}
+
+/// Opens `ports`, each with the number of its rail. Where none are named, one is by local rank: all usable ports in the system's order, rank
+/// by rank, so that equal local ranks of all nodes are on the same rail.
+pub(super) fn open(
+    settings: &Infiniband,
+    local_rank: usize,
+    ports: &[Port],
+) -> Result<Vec<(usize, Device)>, String> {
+    let list = List::new()?;
+    let usable = usable(&list, settings)?;
+    let open =
+        |(device, name, port): &Usable| Device::open(*device, name.as_str(), *port, settings);
+    if ports.is_empty() {
+        let rail = local_rank % usable.len();
+        return Ok(vec![(rail, open(&usable[rail])?)]);
+    }
+    let open_named = |wanted: &Port| {
+        let mut all = usable.iter();
+        let known = all.find(|(_, name, port)| wanted.name == format!("{name}:{port}"));
+        let found = known.ok_or_else(|| {
+            let name = &wanted.name;
+            format!("port {name} is not among those that are up and allowed: check `rdma link` and HFR_IB_HCA")
+        })?;
+        Ok((wanted.rail, open(found)?))
+    };
+    ports.iter().map(open_named).collect()
 }
 
 /// The ports of one device that are up and allowed.

@@ -1,34 +1,42 @@
-//! The verbs wire: one reliable queue pair per pair of ranks; a put is an RDMA write into the peer's segment whose last piece carries
-//! the notice. It knows devices and peers, no plan. Invariants: receives and completion queues cannot run out or over, whatever
-//! the peer does (`link`, `completion`); peers write into the writable part of the segment and nowhere else; nothing of it is touched
-//! in a forked child, whose parent goes on using it.
+//! The verbs wire: reliable queue pairs between ranks, one on each rail that both have; a put is an RDMA write into the peer's segment whose last
+//! piece carries the notice, and a large one is divided among the rails. It knows devices and peers, no plan. Invariants: receives and
+//! completion queues cannot run out or over, whatever the peer does (`lane`, `completion`); peers write into the writable part of the segment
+//! and nowhere else; nothing of it is touched in a forked child, whose parent goes on using it.
 //!
-//! The parts: `sys` (the library's names), `device` (which port), `memory` (what is registered), `pair` (a queue pair's states), `path`
-//! (addresses), `alarms` (what devices say unasked), `locked` (the limit of memory), `desk` (words beside the puts), `connect` (how a link comes up), `link` (puts to completions), `completion` (queues).
+//! The parts: `sys` (the library's names), `member` (what a wire is opened with), `device` (which ports), `memory` (what is registered), `rail` (a port with what belongs to it), `pair`
+//! (a queue pair's states), `path` (addresses), `alarms` (what devices say unasked), `locked` (the limit of memory), `desk` (words beside the
+//! puts), `connect` (how a link comes up), `lane` (puts to completions), `stripe` (large puts in parts), `merge` (their notices), `link` (the lanes
+//! to a peer), `completion` (queues).
 
 mod alarms;
 mod completion;
 mod connect;
 mod desk;
 mod device;
+mod lane;
 mod link;
 mod locked;
+mod member;
 mod memory;
+mod merge;
 mod pair;
 mod path;
+mod rail;
+mod stripe;
 mod sys;
 
 use crate::net::Infiniband;
 use crate::shm::Segment;
 use crate::wire::{Error, Event, PeerAddress, Put, Transport};
-use completion::{BATCH, Completions};
+use completion::BATCH;
 use connect::Opening;
 use desk::{Desk, Kind, Word};
-use device::Device;
-use link::{Link, WorkId};
+use lane::{Lane, WorkId};
+use link::Link;
 pub use locked::lockable;
-use memory::Memory;
+pub use member::{Limits, Member, Port};
 pub use pair::Route;
+use rail::Rail;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::net::IpAddr;
@@ -47,47 +55,6 @@ const TURN: usize = 16;
 /// How long the end of a wire waits for puts that were reported and are still on their way.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Sizes that hold for every link; tests make them small, so that what fills up does so at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Notices that may be under way to a rank from one peer, the same on all ranks; at least 4.
-    pub credits: u32,
-    /// Work requests a send queue holds; at least twice `every`.
-    pub sends: u32,
-    /// Every how many sends one tells of its completion.
-    pub every: u32,
-    /// Up to this many bytes a put is copied into its work request, if the device takes so many.
-    pub inline: u32,
-    /// Memory is registered in blocks of this many bytes.
-    pub block: usize,
-    /// Timeout (4.096 us times two to its power) and retries, instead of the device's usual ones.
-    pub patience: Option<(u8, u8)>,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            credits: 256,
-            sends: 128,
-            every: 8,
-            inline: 256,
-            block: 4 << 20,
-            patience: None,
-        }
-    }
-}
-
-/// Who opens the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Member {
-    /// Global rank.
-    pub rank: usize,
-    /// Number of ranks.
-    pub world: usize,
-    /// Rank within the node: with several usable ports, equal local ranks take the same one.
-    pub local_rank: usize,
-}
-
 /// One rank's end of the verbs wire.
 pub struct Verbs {
     inner: ManuallyDrop<Inner>,
@@ -95,16 +62,16 @@ pub struct Verbs {
     pid: u32,
 }
 
-/// Dropped in this order: links before the queues, memory and device they use.
+/// Dropped in this order: links before the rails they use.
 pub struct Inner {
     rank: usize,
     settings: Infiniband,
     limits: Limits,
     links: Vec<Option<Link>>,
     openings: Vec<Opening>,
-    completions: Completions,
-    memory: Memory,
-    device: Device,
+    /// The main one first.
+    rails: Vec<Rail>,
+    segment: Arc<Segment>,
     desk: Desk,
     /// Index into `links` by rank, or `NONE`.
     slots: Vec<usize>,
@@ -123,7 +90,7 @@ pub struct Inner {
 }
 
 impl Verbs {
-    /// Opens a port that `settings` allow. Peers may write the bytes `writable` of `segment` and nothing else; only processes that know
+    /// Opens the member's ports, or one that `settings` allow. Peers may write the bytes `writable` of `segment` and nothing else; only processes that know
     /// `token` become peers. They find each other by TCP on a free port of `listen`.
     ///
     /// # Errors
@@ -148,19 +115,8 @@ impl Verbs {
         if limits.credits < 4 || limits.sends < 2 * limits.every.max(1) {
             return Err(plain(format!("{limits:?} do not let a link move")));
         }
-        let device = device::open(settings, member.local_rank).map_err(plain)?;
-        alarms::open(&device).map_err(plain)?;
-        let wanted = limits.sends.max(limits.credits + link::SPARE) as usize;
-        if wanted > device.requests {
-            let (name, has) = (&device.name, device.requests);
-            return Err(plain(format!(
-                "{name} has queues of {has} work requests, a link needs {wanted}"
-            )));
-        }
-        let per_link = (limits.sends + limits.credits + link::SPARE) as usize;
-        let completions = Completions::new(&device, per_link).map_err(plain)?;
+        let rails = rail::open(&member, &segment, &writable, settings, &limits).map_err(plain)?;
         let desk = Desk::bind(member.rank, member.world, listen, token)?;
-        announce(&device, settings);
         Ok(Verbs {
             inner: ManuallyDrop::new(Inner {
                 rank: member.rank,
@@ -168,9 +124,8 @@ impl Verbs {
                 limits,
                 links: Vec::new(),
                 openings: Vec::new(),
-                completions,
-                memory: Memory::new(segment, writable, limits.block.max(4096)),
-                device,
+                rails,
+                segment,
                 desk,
                 slots: Vec::new(),
                 numbers: 0,
@@ -185,41 +140,40 @@ impl Verbs {
         })
     }
 
-    /// The NUMA node of the device, where the system tells.
+    /// The NUMA node of the main port's device, where the system tells.
     pub fn numa_node(&self) -> Option<usize> {
-        self.device.numa
+        self.rails.first()?.device.numa
     }
 
-    /// Bytes of memory that are registered with the device, and the number of queue pairs.
+    /// Bytes of memory that are registered with the devices, all together, and the number of queue pairs.
     pub fn usage(&self) -> (usize, usize) {
-        (
-            self.memory.registered(),
-            self.links.iter().flatten().count(),
-        )
+        let bytes = self.rails.iter().map(|rail| rail.memory.registered());
+        let lanes = self.links.iter().flatten().map(|link| link.lanes().len());
+        (bytes.sum(), lanes.sum())
     }
 
-    /// By which addresses and attributes a peer is reached, as the device itself says it.
+    /// By which addresses and attributes a peer is reached on a lane, as the device itself says it.
     ///
     /// # Errors
-    /// A rank that is not connected; a device that does not say it.
-    pub fn route(&mut self, rank: usize) -> Result<Route, Error> {
+    /// A rank that is not connected; a lane that is not there; a device that does not say it.
+    pub fn route(&mut self, rank: usize, lane: usize) -> Result<Route, Error> {
+        let link = self.inner.link_of(rank);
+        let link = link.ok_or_else(|| error(Some(rank), "is not connected"))?;
+        let lane = link.lanes().get(lane).ok_or("has no such lane".to_owned());
+        lane.and_then(Lane::route)
+            .map_err(|cause| error(Some(rank), cause))
+    }
+
+    /// Puts the queue pair of a lane to a peer out of order, as a fault of the device would: for tests.
+    ///
+    /// # Errors
+    /// A rank that is not connected; a lane that is not there; a device that refuses.
+    pub fn break_lane(&mut self, rank: usize, lane: usize) -> Result<(), Error> {
         let link = self
             .inner
             .link_of(rank)
             .ok_or_else(|| error(Some(rank), "is not connected"))?;
-        link.route().map_err(|cause| error(Some(rank), cause))
-    }
-
-    /// Puts the queue pair to a peer out of order, as a fault of the device would: for tests.
-    ///
-    /// # Errors
-    /// A rank that is not connected; a device that refuses.
-    pub fn break_link(&mut self, rank: usize) -> Result<(), Error> {
-        let link = self
-            .inner
-            .link_of(rank)
-            .ok_or_else(|| error(Some(rank), "is not connected"))?;
-        link.fail().map_err(|cause| error(Some(rank), cause))
+        link.fail(lane).map_err(|cause| error(Some(rank), cause))
     }
 }
 
@@ -228,32 +182,15 @@ impl Verbs {
 /// # Errors
 /// Why not, with what to do about it.
 pub fn usable(settings: &Infiniband) -> Result<(), String> {
-    device::open(settings, 0).map(drop)
+    device::open(settings, 0, &[]).map(drop)
 }
 
-/// Says once per process what was chosen.
-fn announce(device: &Device, settings: &Infiniband) {
-    static SAID: std::sync::Once = std::sync::Once::new();
-    let Device {
-        name,
-        port,
-        lid,
-        mtu,
-        ..
-    } = device;
-    let link = if device.ethernet {
-        "RoCE"
-    } else {
-        "InfiniBand"
-    };
-    let why = settings
-        .hca
-        .as_ref()
-        .map_or("the first that is up".into(), |hca| {
-            format!("HFR_IB_HCA={hca}")
-        });
-    let (sl, tc, mtu) = (settings.service_level, settings.traffic_class, 128 << mtu);
-    SAID.call_once(|| tracing::info!(%name, port, link, lid, mtu, sl, tc, %why, "RDMA device"));
+/// The names of the ports that are up and that `settings` allow, as `mlx5_0:1`.
+///
+/// # Errors
+/// Why there is none, with what to do about it.
+pub fn ports(settings: &Infiniband) -> Result<Vec<String>, String> {
+    device::ports(settings)
 }
 
 impl Deref for Verbs {
@@ -296,10 +233,10 @@ impl Inner {
         let Some(link) = self.links[at].as_mut().filter(|link| link.fault.is_none()) else {
             return;
         };
-        match link.advance(&self.device, &mut self.memory, &mut self.events) {
-            Ok(Some(offset)) if link.asked != Some(offset) => {
-                link.asked = Some(offset);
-                if let Err(e) = self.desk.say(link.rank, Kind::Need, &offset) {
+        match link.advance(&mut self.rails, &mut self.events) {
+            Ok(Some(need)) if link.asked.is_none() => {
+                link.asked = Some(need);
+                if let Err(e) = self.desk.say(link.rank, Kind::Need, &need) {
                     link.fault = Some(e.cause);
                 }
             }
@@ -308,21 +245,30 @@ impl Inner {
         }
     }
 
-    /// A peer wants to know where to write, or tells us.
+    /// A peer wants to know where to write on a lane, or tells us.
     fn about_memory(&mut self, word: &Word) -> Result<(), String> {
+        let rank = word.from;
+        let at = self.slots.get(rank).copied().unwrap_or(NONE);
+        let link = self.links.get_mut(at).and_then(Option::as_mut);
+        let link = link.ok_or("it speaks of memory before the link is up")?;
         if word.kind == Kind::Need {
-            let key = self.memory.remote(&self.device, word.read()?);
-            self.desk
-                .say(word.from, Kind::Key, &key)
-                .map_err(|e| e.cause)?;
+            let (lane, offset): (usize, usize) = word.read()?;
+            let on = link.lanes().get(lane).ok_or("it has a lane too many")?;
+            let rail = &mut self.rails[on.rail];
+            let key = rail.memory.remote(&rail.device, offset);
+            let said = self.desk.say(rank, Kind::Key, &(lane, &key));
+            said.map_err(|e| e.cause)?;
             // Its next put would fail anyway; why, only we can say here.
             return key.map(drop);
         }
-        let key: Result<_, String> = word.read()?;
-        let rank = word.from;
-        let link = self.link_of(rank).ok_or("it answers what nobody asked")?;
-        link.learn(key.map_err(|why| format!("a put was refused: {why}"))?);
-        let at = self.slots[rank];
+        let (lane, key): (usize, Result<_, String>) = word.read()?;
+        if link.asked.is_none_or(|(asked, _)| asked != lane) {
+            return Err("it answers what nobody asked".into());
+        }
+        link.learn(
+            lane,
+            key.map_err(|why| format!("a put was refused: {why}"))?,
+        );
         self.advance(at);
         Ok(())
     }
@@ -340,41 +286,46 @@ impl Inner {
         if let Err(e) = gone
             && let Some(link) = e.peer.and_then(|rank| self.link_of(rank))
         {
-            let way = link.way.clone();
-            link.fault.get_or_insert(format!("{} ({way})", e.cause));
+            link.fault.get_or_insert(e.cause);
         }
     }
 
     fn take_completions(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
         // SAFETY: plain data, for which all zeros is a value.
         let mut batch: [sys::ibv_wc; BATCH] = unsafe { std::mem::zeroed() };
-        for queue in 0..self.completions.len() {
-            for _ in 0..TURN {
-                let got = self
-                    .completions
-                    .take(queue, &mut batch)
-                    .map_err(|cause| error(None, cause))?;
-                for wc in &batch[..got] {
-                    let WorkId { link, work } = WorkId::decode(wc.wr_id);
-                    let found = match self.links.get_mut(link as usize) {
-                        Some(Some(link)) => Some(link),
-                        // The first put of a peer can be here before its last word.
-                        _ => {
-                            let mut openings = self.openings.iter_mut();
-                            let opening = openings.find(|opening| opening.number == link);
-                            opening.and_then(|opening| opening.link.as_mut())
-                        }
-                    };
-                    if let Some(link) = found {
-                        link.complete(wc, work, &self.device, events);
+        let queues = |rail: usize, inner: &Inner| inner.rails[rail].completions.len();
+        for rail in 0..self.rails.len() {
+            for queue in 0..queues(rail, self) {
+                for _ in 0..TURN {
+                    let completions = &self.rails[rail].completions;
+                    let got = completions.take(queue, &mut batch);
+                    let got = got.map_err(|cause| error(None, cause))?;
+                    for wc in &batch[..got] {
+                        self.complete(wc, events);
                     }
-                }
-                if got < BATCH {
-                    break;
+                    if got < BATCH {
+                        break;
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    fn complete(&mut self, wc: &sys::ibv_wc, events: &mut Vec<Event>) {
+        let WorkId { link, lane, work } = WorkId::decode(wc.wr_id);
+        let found = match self.links.get_mut(link as usize) {
+            Some(Some(link)) => Some(link),
+            // The first put of a peer can be here before its last word.
+            _ => {
+                let mut openings = self.openings.iter_mut();
+                let opening = openings.find(|opening| opening.number == link);
+                opening.and_then(|opening| opening.link.as_mut())
+            }
+        };
+        if let Some(link) = found {
+            link.complete(usize::from(lane), wc, work, &self.rails, events);
+        }
     }
 
     /// Puts that were reported before the device was done with them still arrive.
@@ -427,7 +378,7 @@ impl Transport for Verbs {
     }
 
     fn put(&mut self, put: Put) -> Result<(), Error> {
-        let whole = self.memory.segment().len();
+        let whole = self.segment.len();
         let Some(link) = self.inner.link_of(put.peer) else {
             return Err(error(
                 Some(put.peer),
@@ -488,9 +439,11 @@ impl Transport for Verbs {
     fn watch(&self, fds: &mut Vec<(RawFd, bool)>) {
         self.look.set(true);
         self.desk.watch(fds);
-        self.completions.arm();
-        fds.push((self.completions.fd(), false));
-        fds.push((alarms::fd(&self.device), false));
+        for rail in &self.rails {
+            rail.completions.arm();
+            fds.push((rail.completions.fd(), false));
+            fds.push((alarms::fd(&rail.device), false));
+        }
     }
 }
 

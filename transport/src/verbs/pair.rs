@@ -319,7 +319,7 @@ pub(super) enum What {
         notice: u32,
     },
     /// A number alone, which the peer can tell from a notice.
-    Credit(u32),
+    Number(u32),
 }
 
 impl Pair<Ready> {
@@ -369,7 +369,7 @@ impl Pair<Ready> {
                     notice,
                     (address, rkey),
                 ),
-                What::Credit(count) => (ibv_wr_opcode::IBV_WR_SEND_WITH_IMM, count, (0, 0)),
+                What::Number(number) => (ibv_wr_opcode::IBV_WR_SEND_WITH_IMM, number, (0, 0)),
             };
             wr.opcode = opcode;
             wr.imm_data_invalidated_rkey_union.imm_data = number.to_be();

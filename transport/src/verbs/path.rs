@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 /// Addresses one card lists; a port with many VLANs has more, of which the first are told.
 const MOST: usize = 12;
 
-/// What a rank tells each peer of its end.
+/// What a rank tells a peer of its end of a lane.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) struct Card {
     pub device: String,
