@@ -16,7 +16,10 @@ pub fn usable(config: &Config) -> Result<bool, Error> {
     if !matches!(config.wire, Wire::Auto | Wire::Verbs) {
         return Ok(false);
     }
-    match build::usable(config) {
+    // Where there is an adapter and it cannot be used, somebody wants to know.
+    let device = build::usable(config);
+    let there = device.is_ok();
+    match device.and_then(|()| build::lockable(config)) {
         Ok(()) => Ok(true),
         Err(why) if config.wire == Wire::Verbs => {
             let remedy = "set HFR_TRANSPORT=tcp to do without RDMA";
@@ -26,6 +29,10 @@ pub fn usable(config: &Config) -> Result<bool, Error> {
                 remedy,
             )
             .at(config.rank, 0))
+        }
+        Err(why) if there => {
+            tracing::warn!(%why, "this host has RDMA, and TCP is used instead");
+            Ok(false)
         }
         Err(why) => {
             tracing::debug!(%why, "no RDMA here");
@@ -59,7 +66,10 @@ mod build {
     use hfr_transport::verbs::{self, Limits, Member, Port, Verbs};
 
     pub fn usable(config: &Config) -> Result<(), String> {
-        verbs::usable(&config.infiniband)?;
+        verbs::usable(&config.infiniband)
+    }
+
+    pub fn lockable(config: &Config) -> Result<(), String> {
         // The slots of one plan, between blocks that are registered as a whole at both ends of it.
         let block = Limits::default().block;
         verbs::lockable(config.slots.min(MOST_SLOTS) + 2 * block)
@@ -107,6 +117,10 @@ mod build {
 
     pub fn usable(_: &Config) -> Result<(), String> {
         Err("this build has no verbs wire; build with `--features verbs-dlopen`".into())
+    }
+
+    pub fn lockable(_: &Config) -> Result<(), String> {
+        Ok(())
     }
 
     pub fn ports(_: &Config) -> Vec<String> {
