@@ -11,7 +11,12 @@ use hfreduce::{
     op::ReduceOp,
     plan::Collective,
 };
-use std::{borrow::Cow, cell::RefCell, sync::Arc};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Whether this process was started as a rank of a job.
 ///
@@ -27,6 +32,8 @@ pub fn inside() -> Result<bool> {
 /// The joined job.
 pub struct Job {
     communicator: Communicator,
+    /// How long it took this rank to connect, waiting for the others included.
+    pub start_up: Duration,
     gpu: Option<Gpu>,
     /// Calls on the stream whose ends have not been looked at.
     open: RefCell<Vec<Pending>>,
@@ -160,11 +167,14 @@ impl Job {
             crate::gpu::count()?;
         }
         config.gpu = Some(on_device);
+        let began = Instant::now();
         let communicator = Communicator::connect(&config).context(join)?;
+        let start_up = began.elapsed();
         let gpu = on_device.then(|| Gpu::open(communicator.local_rank()));
         Ok(Job {
             gpu: gpu.transpose()?,
             communicator,
+            start_up,
             open: RefCell::default(),
         })
     }

@@ -48,6 +48,13 @@ impl Report {
     pub fn new(args: &Args, job: &Job, rows: usize) -> Result<Report> {
         let gpus = gather(job, &gpu(job)?)?;
         let notes = notes(job, &gpus)?;
+        // The rank that came last waited for nobody.
+        let starts = job.gather(&[job.start_up.as_secs_f64() * 1e3])?;
+        let start_up = starts
+            .iter()
+            .flatten()
+            .copied()
+            .fold(f64::INFINITY, f64::min);
         let group = job.group();
         let speaks = group.rank() == 0;
         let progress = (speaks && std::io::stderr().is_terminal()).then(|| {
@@ -78,12 +85,13 @@ impl Report {
                 "program": "hfr bench", "version": env!("CARGO_PKG_VERSION"), "ranks": group.size(), "nodes": group.nodes(),
                 "transport": group.transport(), "kernel": format!("{:?}", Variant::best()).to_lowercase(),
                 "warmup_iters": args.warmup_iters, "iters": args.iters, "registered": args.registered == 1, "devices": notes,
-                "device": args.device.name(), "gpus": gpus,
+                "device": args.device.name(), "gpus": gpus, "start_up_ms": start_up,
             });
             writeln!(file, "{header}").with_context(named)?;
             report.file = Some(file);
         }
         report.header(args, job, &notes);
+        report.say(&format!("# connected in {start_up:.1} ms"));
         Ok(report)
     }
 
