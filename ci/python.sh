@@ -16,7 +16,7 @@ pip() { "$place/venv/bin/python" -m pip --disable-pip-version-check -q "$@"; }
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 cargo fmt --manifest-path python/Cargo.toml --check
 component clippy cargo clippy --version
-cargo clippy --manifest-path python/Cargo.toml --release -- -D warnings
+cargo clippy --manifest-path python/Cargo.toml -- -D warnings
 cargo build --quiet -p hfr-standin
 export HFR_STANDIN=$CARGO_TARGET_DIR/debug/libhfr_standin.so
 pip install numpy ml_dtypes pytest

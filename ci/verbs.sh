@@ -36,16 +36,15 @@ fi
 export LIBCLANG_PATH=/usr/lib/llvm-14/lib
 machine() { ci/rxe/run-in-vm.sh --cache "$cache" -m 3072 "$@"; }
 
-# built FEATURE WHAT...: builds with it. Both features share a folder: what knows neither is built once, and only what carries one is built again.
-target=${CARGO_TARGET_DIR:-target}/verbs/vm
+# built FEATURE WHAT...: builds with it, beside what ci/test.sh builds: of the whole workspace, so that what knows no feature of ours is the same.
+target=${CARGO_TARGET_DIR:-target}/debug
 built() {
     local feature=$1
     shift
-    cargo build --quiet --profile vm --target-dir "${target%/vm}" -p hfr-tools -p hfr-tests -p hfr-transport \
-        --features "hfr-tools/$feature,hfr-tests/$feature,hfr-transport/$feature" "$@"
+    cargo build --quiet --workspace --features "hfr-tools/$feature,hfr-tests/$feature,hfr-transport/$feature" "$@"
 }
-# kept NAME FILE: the next build would overwrite it.
-kept() { install -D "$2" "$target/kept/$1"; }
+# kept NAME FILE: the next build would overwrite it; and the machine holds it in memory.
+kept() { mkdir -p "$target/kept" && strip -o "$target/kept/$1" "$2"; }
 # suite NAME: builds the tests with that feature, and keeps them.
 suite() {
     rm -f "$target"/deps/verbs-*
@@ -54,9 +53,8 @@ suite() {
 }
 if [ "${1:-}" = figures ]; then
     # Here time is looked at: built as releases are.
-    export CARGO_PROFILE_VM_OPT_LEVEL=3 CARGO_PROFILE_VM_DEBUG_ASSERTIONS=false
-    target=${CARGO_TARGET_DIR:-target}/figures/vm
-    built verbs --bin hfr --example wire
+    target=${CARGO_TARGET_DIR:-target}/release
+    built verbs --release --bin hfr --example wire
     machine -n 2 -t 900 -v HFR_LOG=warn -b ci/rxe/job.sh -b ci/rxe/figures.sh -b "$target/hfr" -b "$target/examples/wire" -e figures.sh
     exit
 fi

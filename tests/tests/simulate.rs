@@ -34,11 +34,8 @@ fn run(shape: &Shape, collective: Collective, scenario: &Scenario) {
 #[test]
 fn every_collective_everywhere() {
     let shapes: Vec<Shape> = if cfg!(miri) {
-        vec![
-            Shape::uniform(1, 2),
-            Shape::uniform(2, 2),
-            Shape::new(&[1, 2]),
-        ]
+        // A node of two and one of one, and all that two of two have beside that.
+        vec![Shape::uniform(2, 2), Shape::new(&[1, 2])]
     } else {
         [
             &[1][..],
