@@ -7,25 +7,22 @@ use crate::{
     error::{Error, Kind},
 };
 use hfr_transport::control::{Question, RankState};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
 };
 
 /// Calls that are remembered.
 const KEPT: usize = 64;
 
-/// One remembered call, as words: sequence, count, root and kinds, state, and when (microseconds since the start).
+/// One remembered call, as words: sequence, count, root and kinds, state, and when (microseconds of the system's own clock).
 #[derive(Default)]
 struct Record([AtomicU64; 5]);
 
 /// The last calls of a rank.
 pub struct History {
-    start: Instant,
     records: Vec<Record>,
     /// Whom the running call waits for; empty unless it stalls.
     waits: Mutex<Vec<Wait>>,
@@ -62,7 +59,6 @@ pub struct Status {
 impl Default for History {
     fn default() -> Self {
         History {
-            start: Instant::now(),
             records: (0..KEPT).map(|_| Record::default()).collect(),
             waits: Mutex::new(Vec::new()),
         }
@@ -90,8 +86,10 @@ fn unpack(sequence: u64, count: u64, word: u64) -> Call {
 }
 
 impl History {
+    /// Microseconds of a clock that moves every few milliseconds: it is looked at twice in every call, and read by people.
     fn now(&self) -> u64 {
-        self.start.elapsed().as_micros() as u64
+        let now = clock_gettime(ClockId::MonotonicCoarse);
+        now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
     }
 
     /// A call begins.

@@ -27,8 +27,8 @@ use hfr_transport::{
     shm::{Board, Doorbell, Placement, Segment, Waiter},
     store::Store as Rendezvous,
 };
+use rustc_hash::FxHashMap;
 use std::{
-    collections::HashMap,
     os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -96,8 +96,9 @@ pub struct Core {
     model: Model,
     timeout: Duration,
     algorithm: Option<String>,
-    families: HashMap<Collective, Vec<Candidate>>,
-    choices: HashMap<(Collective, usize), Choice>,
+    // Both are asked in every call, by keys that no stranger chooses.
+    families: FxHashMap<Collective, Vec<Candidate>>,
+    choices: FxHashMap<(Collective, usize), Choice>,
     /// By node: slots and counters handed out so far.
     used: (Vec<usize>, Vec<usize>),
     installs: u64,
@@ -183,8 +184,8 @@ impl Core {
             model,
             timeout: config.timeout,
             algorithm: config.algorithm.clone(),
-            families: HashMap::new(),
-            choices: HashMap::new(),
+            families: FxHashMap::default(),
+            choices: FxHashMap::default(),
             used: (vec![0; nodes], vec![0; nodes]),
             installs: 0,
             sequence: 0,
@@ -210,7 +211,9 @@ impl Core {
         raw: &RawCall,
         device: Option<&OnDevice>,
     ) -> Result<Running, Error> {
-        if let Some(error) = self.shared.verdict() {
+        if self.shared.poisoned()
+            && let Some(error) = self.shared.verdict()
+        {
             return Err(error);
         }
         let mut ready = self.prepare_call(raw)?;

@@ -295,14 +295,27 @@ impl Engine {
 
     /// Begins one step of one chunk; all but puts and the device's copies are done at once. `false`: it must wait for what the step began before.
     fn begin(&mut self, run: usize, i: usize, chunk: u64) -> Result<bool, Fault> {
-        let r = &mut self.runs[run];
-        let slot = (chunk % r.slots) as usize * r.slot_bytes;
-        let (base, job) = r
-            .jobs
+        // Taken out while they are read: a step touches no job.
+        let jobs = std::mem::take(&mut self.runs[run].jobs);
+        let (base, job) = jobs
             .iter()
             .find(|(base, job)| chunk < base + job.extent.chunks())
-            .expect("every chunk below `end` has a job")
-            .clone();
+            .expect("every chunk below `end` has a job");
+        let begun = self.begin_for(run, i, chunk, *base, job);
+        self.runs[run].jobs = jobs;
+        begun
+    }
+
+    fn begin_for(
+        &mut self,
+        run: usize,
+        i: usize,
+        chunk: u64,
+        base: u64,
+        job: &Job,
+    ) -> Result<bool, Fault> {
+        let r = &mut self.runs[run];
+        let slot = (chunk % r.slots) as usize * r.slot_bytes;
         let copied = match r.steps[i].op {
             Op::Take { .. } => job.sides.input,
             Op::Give { .. } => job.sides.output,
@@ -315,14 +328,14 @@ impl Engine {
         }
         r.begun[i] += 1;
         if let Some(meter) = &mut self.meter {
-            meter.begin_step(&r.steps[i].op, &job, chunk - base);
+            meter.begin_step(&r.steps[i].op, job, chunk - base);
         }
         if copied {
-            self.act_on_device(run, i, &job, chunk - base, slot)?;
+            self.act_on_device(run, i, job, chunk - base, slot)?;
         } else if sent {
-            self.send(run, i, &job, chunk, base, slot)?;
+            self.send(run, i, job, chunk, base, slot)?;
         } else {
-            self.act(run, i, &job, chunk - base, slot)?;
+            self.act(run, i, job, chunk - base, slot)?;
             self.finish(run, i);
         }
         Ok(true)
