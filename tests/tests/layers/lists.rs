@@ -51,6 +51,7 @@ pub const MAY_USE: &[(&str, &[&str])] = &[
 pub const UNSAFE: &[&str] = &[
     "benches/benches/engine.rs",
     "benches/benches/kernels.rs",
+    "benches/examples/beside.rs",
     "c/src/collective.rs",
     "c/src/config.rs",
     "c/src/end.rs",
