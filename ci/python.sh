@@ -17,8 +17,8 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 cargo fmt --manifest-path python/Cargo.toml --check
 component clippy cargo clippy --version
 cargo clippy --manifest-path python/Cargo.toml -- -D warnings
-cargo build --quiet -p hfr-standin
-export HFR_STANDIN=$CARGO_TARGET_DIR/debug/libhfr_standin.so
+export HFR_STANDIN
+HFR_STANDIN=$(standin)
 pip install numpy ml_dtypes pytest
 pip install --no-deps ./python
 cd python/tests

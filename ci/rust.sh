@@ -14,6 +14,14 @@ component() {
     "$@" >/dev/null 2>&1 || rustup component add "$name"
 }
 
+# standin: builds the stand-in for CUDA's driver and gives its path: not where the tests have theirs, since a program that loads it twice while it is
+# replaced has two drivers.
+standin() {
+    local folder=${CARGO_TARGET_DIR:-$PWD/target}/standin
+    cargo build --quiet --target-dir "$folder" -p hfr-standin >&2
+    echo "$folder/debug/libhfr_standin.so"
+}
+
 # packages PACKAGE...: installs system packages where we may. One at a time: a lock of apt's own that is taken is an error.
 packages() {
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1

@@ -8,7 +8,7 @@ site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 outcome=0
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
-cargo build --quiet -p hfr-standin
+standin=$(standin)
 # The second set has a helper of the same name, so it has a run of its own.
 sets=(${HFR_TORCH_TESTS:+"$HFR_TORCH_TESTS"})
 [ ${#sets[@]} -gt 0 ] || sets=(python/tests/torch python/tests/test_torch_streams.py)
@@ -18,7 +18,7 @@ for version in "${versions[@]}"; do
     echo "-- torch $version"
     for tests in "${sets[@]}"; do
         # Beside the environment and not in it. The safe path: this folder's own files must not be found first, built or not.
-        PYTHONPATH=$site PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 HFR_STANDIN=$CARGO_TARGET_DIR/debug/libhfr_standin.so \
+        PYTHONPATH=$site PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 HFR_STANDIN=$standin \
             "$python" -m pytest -q -p no:cacheprovider $tests || outcome=1
     done
 done
