@@ -17,6 +17,10 @@ for version in "${versions[@]}"; do
     [ -n "$(ls "$site")" ] || ci/wheel.sh "$python" "$site"
     echo "-- torch $version"
     for tests in "${sets[@]}"; do
+        # Of the older shape of a backend the calls, their futures, groups and errors; what lies beneath them is the same. A version named by the caller has all.
+        if [ "$tests" = python/tests/torch ] && [ $# = 0 ] && [ "$version" != "${versions[0]}" ]; then
+            tests=$(echo python/tests/torch/test_{collectives,async,groups,errors}.py)
+        fi
         # Beside the environment and not in it. The safe path: this folder's own files must not be found first, built or not.
         PYTHONPATH=$site PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 HFR_STANDIN=$standin \
             "$python" -m pytest -q -p no:cacheprovider $tests || outcome=1

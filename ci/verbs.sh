@@ -93,15 +93,16 @@ shapes='2x1 2x4 3x2 4x1 4x2'
 [ "${1:-}" != full ] || shapes=
 # Links that go down, addresses that change and devices that go away come last: the kernel forgets routes with them.
 calm='--skip a_link_that_is_down --skip addresses --skip alarms'
+# What differs between the two is how the library's names are found; so that a machine takes about as long as the other, each has a share of the rest.
 begin host without_device "$kept/hfr"
 host=$!
 begin linked machine -n 4 -t 600 "${quick[@]}" -v HFR_TEST_CYCLES=${HFR_TEST_CYCLES:-1000} -b "$kept/suite-verbs:suite" \
-    -e "suite --test-threads=1 $calm && suite --test-threads=1 addresses alarms a_link_that_is_down"
+    -e "suite --test-threads=1 $calm --skip rails && suite --test-threads=1 addresses alarms a_link_that_is_down"
 linked=$!
-begin opened machine -n 4 -t 900 "${quick[@]}" -v HFR_TEST_CYCLES=20 -b "$kept/suite-verbs-dlopen:suite" \
+begin opened machine -n 4 -t 900 "${quick[@]}" -b "$kept/suite-verbs-dlopen:suite" \
     -f "$(ldconfig -p | awk '/libibverbs.so.1 .*x86-64/{print $NF; exit}'):/usr/lib/x86_64-linux-gnu/libibverbs.so.1" \
     -b "$kept/hfr" -b ci/rxe/job.sh -b ci/rxe/matrix.sh -b ci/rxe/rails.sh -b ci/rxe/doctor.sh -b ci/rxe/preflight.sh \
-    -e "suite --test-threads=1 faults lives on_verbs rails $calm && matrix.sh $shapes && rails.sh && doctor.sh && preflight.sh"
+    -e "suite --test-threads=1 faults on_verbs rails $calm && matrix.sh $shapes && rails.sh && doctor.sh && preflight.sh"
 opened=$!
 end host $host "a host without a device, libibverbs opened at run time"
 end linked $linked "libibverbs linked: contract and faults"

@@ -34,8 +34,7 @@ fn run(shape: &Shape, collective: Collective, scenario: &Scenario) {
 #[test]
 fn every_collective_everywhere() {
     let shapes: Vec<Shape> = if cfg!(miri) {
-        // A node of two and one of one, and all that two of two have beside that.
-        vec![Shape::uniform(2, 2), Shape::new(&[1, 2])]
+        vec![Shape::new(&[1, 2]), Shape::uniform(2, 2)]
     } else {
         [
             &[1][..],
@@ -58,7 +57,13 @@ fn every_collective_everywhere() {
         .collect()
     };
     for (number, shape) in (0..).zip(&shapes) {
-        for (turn, collective) in (number..).zip(collectives(shape)) {
+        // Miri has a node of one and one of two, and beside that what is divided among two ranks on each node.
+        let most = if cfg!(miri) && shape.ranks() > 3 {
+            2
+        } else {
+            usize::MAX
+        };
+        for (turn, collective) in (number..).zip(collectives(shape)).take(most) {
             // Miri is slow: there each seed, and the settings that go with it, is somebody's.
             let seeds = if cfg!(miri) { turn..turn + 1 } else { 0..24 };
             for seed in seeds {
