@@ -18,15 +18,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Whether this process was started as a rank of a job.
+/// What this process's environment says of it.
 ///
 /// # Errors
 /// An environment that contradicts itself.
-pub fn inside() -> Result<bool> {
+pub fn launch() -> Result<Launch> {
     let env = |name: &str| std::env::var(name).ok();
-    let launch = Launch::from_env(&|name| with_proxy(&env, name))?;
+    Ok(Launch::from_env(&|name| with_proxy(&env, name))?)
+}
+
+/// Whether this process was started as a rank of a job.
+///
+/// # Errors
+/// As [`launch`].
+pub fn inside() -> Result<bool> {
     let alone = Launch::from_env(&|_| None)?;
-    Ok(launch.source != alone.source)
+    Ok(launch()?.source != alone.source)
 }
 
 /// The joined job.

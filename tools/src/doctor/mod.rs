@@ -25,7 +25,6 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use check::{Check, Outcome};
-use hfreduce::launch::{Launch, with_proxy};
 use host::Host;
 use report::Report;
 use root::Root;
@@ -130,8 +129,7 @@ fn no_job(args: &Args, root: &Root, error: &anyhow::Error) -> Result<i32> {
     let host = host::look(root, 1, None);
     let remedy = "mend what is said there and what fails on the hosts, then look again";
     let failure = Check::fail(("job", ""), format!("{error:#}"), remedy);
-    let env = |name: &str| std::env::var(name).ok();
-    let own = Launch::from_env(&|name| with_proxy(&env, name))?.rank;
+    let own = job::launch()?.rank;
     if own == 0 {
         let report = Report {
             hosts: vec![host],
