@@ -224,6 +224,29 @@ fn fewer_looks_where_ranks_share_cores() {
 }
 
 #[test]
+fn a_waiter_hands_its_core_over_before_it_sleeps_and_gives_up_in_the_end() {
+    let waiter = Waiter::new(1);
+    let mut looks = 0;
+    let ready = waiter.look(|| {
+        looks += 1;
+        false
+    });
+    assert!(!ready && looks > waiter.pauses(), "{looks}");
+    let mut left = waiter.pauses() + 1;
+    let ready = waiter.look(|| {
+        left -= 1;
+        left == 0
+    });
+    assert!(ready, "the first turn came to what it waits for");
+    let mut looks = 0;
+    assert!(!Waiter::with_pauses(3).look(|| {
+        looks += 1;
+        false
+    }));
+    assert_eq!(looks, 3, "no turns where only pauses were asked for");
+}
+
+#[test]
 #[cfg(debug_assertions)]
 #[should_panic(expected = "would go from 5 to 5")]
 fn a_counter_that_does_not_grow_is_a_panic() {

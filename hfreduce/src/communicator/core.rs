@@ -1,5 +1,5 @@
 //! The one place where calls become jobs: submits them on their plans (`install`) and drives the engine until they are done, with
-//! spin-then-park waiting, stall checks and the timeout. It is behind one lock per communicator, held by whoever runs. Invariant:
+//! waiting (look, hand over, park), stall checks and the timeout. It is behind one lock per communicator, held by whoever runs. Invariant:
 //! once there is a verdict the engine is never stepped again.
 
 mod device;
@@ -345,7 +345,7 @@ impl Core {
         }
     }
 
-    /// Spins a little, then sleeps until something may have changed. Whether anything moved.
+    /// Looks for a while, then sleeps until something may have changed. Whether anything moved.
     fn park(&mut self) -> Result<bool, Error> {
         let unheard = self.at_gate || self.engine.copying();
         let longest = if unheard { LOOK } else { FIRST_CHECK };
@@ -367,7 +367,7 @@ impl Core {
                     }
                 }
         };
-        let moved = waiter.spin(|| look(engine));
+        let moved = waiter.look(|| look(engine));
         let slept = if moved {
             Ok(true)
         } else {
