@@ -162,6 +162,11 @@ impl Extent {
         self.chunks
     }
 
+    /// Elements of the largest piece.
+    pub fn piece(&self) -> usize {
+        self.piece
+    }
+
     /// First element and number of elements of `piece` in the call's `chunk`, relative to a buffer of all its blocks.
     pub fn span(&self, piece: Piece, chunk: u64) -> (usize, usize) {
         let block = piece.block as usize * self.stride;

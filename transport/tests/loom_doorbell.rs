@@ -82,13 +82,18 @@ impl Node {
     }
 }
 
+fn ring(word: &AtomicU32) -> u32 {
+    sync::published();
+    sync::take_announcement(word)
+}
+
 #[test]
 fn one_writer_and_one_sleeper() {
     loom::model(|| {
         let node = node();
         let writer = thread::spawn({
             let node = node.clone();
-            move || node.write(0, 1, sync::take_announcement)
+            move || node.write(0, 1, ring)
         });
         node.read(0, 1);
         assert_eq!(node.bytes(0), 10);
@@ -104,7 +109,7 @@ fn two_writers_ring_one_sleeper() {
         let node = node();
         let writers = [0, 1].map(|cell| {
             let node = node.clone();
-            thread::spawn(move || node.write(cell, 1, sync::take_announcement))
+            thread::spawn(move || node.write(cell, 1, ring))
         });
         node.read(0, 1);
         node.read(1, 1);
@@ -124,13 +129,32 @@ fn a_ring_of_the_last_sleep_does_not_spoil_the_next() {
         let writer = thread::spawn({
             let node = node.clone();
             move || {
-                node.write(0, 1, sync::take_announcement);
-                node.write(1, 1, sync::take_announcement);
+                node.write(0, 1, ring);
+                node.write(1, 1, ring);
             }
         });
         node.read(0, 1);
         node.read(1, 1);
         assert_eq!(node.bytes(1), 10);
+        writer.join().unwrap();
+    });
+}
+
+/// A writer may ring once for several counters.
+#[test]
+fn one_ring_for_two_counters() {
+    loom::model(|| {
+        let node = node();
+        let writer = thread::spawn({
+            let node = node.clone();
+            move || {
+                node.write(0, 1, |_| sync::AWAKE);
+                node.write(1, 1, ring);
+            }
+        });
+        node.read(0, 1);
+        node.read(1, 1);
+        assert_eq!((node.bytes(0), node.bytes(1)), (10, 10));
         writer.join().unwrap();
     });
 }

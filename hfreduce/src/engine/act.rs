@@ -216,10 +216,10 @@ impl Engine {
         let mut targets = std::mem::take(&mut self.targets);
         sources.clear();
         targets.clear();
-        let done = self.gather(run, i, job, chunk, slot, &mut sources, &mut targets);
-        let done = done.map(|(header, count, raw, last, at)| {
-            add(job, &sources, &targets, raw, last, count);
-            self.write_header(at, header);
+        let sum = self.gather(run, i, job, chunk, slot, &mut sources, &mut targets);
+        let done = sum.map(|sum| {
+            add(job, &sources, &targets, &sum);
+            self.write_header(sum.at, sum.header);
         });
         self.terms = sources;
         self.targets = targets;
@@ -227,11 +227,7 @@ impl Engine {
     }
 
     /// Resolves a reduction's terms and targets to addresses; all headers are compared here, before any byte is read.
-    #[allow(
-        clippy::type_complexity,
-        clippy::too_many_arguments,
-        reason = "one caller, just above"
-    )]
+    #[allow(clippy::too_many_arguments, reason = "one caller, just above")]
     fn gather(
         &self,
         run: usize,
@@ -241,7 +237,7 @@ impl Engine {
         slot: usize,
         sources: &mut Vec<*const u8>,
         targets: &mut Vec<*mut u8>,
-    ) -> Result<(Header, usize, usize, bool, usize), Fault> {
+    ) -> Result<Addition, Fault> {
         let Op::Reduce {
             terms,
             part,
@@ -296,20 +292,42 @@ impl Engine {
         }
         if left_over {
             targets.push(self.segment.at(at + HEADER, bytes));
+            // Somebody reads the slot next: it is computed there, and only copies of it go past the caches.
+            if job.store == Store::Streaming {
+                targets.rotate_right(1);
+            }
         }
-        Ok((header, count, *raw, *last, at))
+        Ok(Addition {
+            header,
+            at,
+            count,
+            raw: *raw,
+            last: *last,
+            first: if left_over { Store::Cached } else { job.store },
+        })
     }
 }
 
-/// Adds all sources into all targets, element by element in the order of the sources.
-fn add(
-    job: &Job,
-    sources: &[*const u8],
-    targets: &[*mut u8],
-    raw: usize,
-    last: bool,
+/// A reduction of one chunk, but for its sources and targets.
+struct Addition {
+    /// What is written in front of the slot at `at`.
+    header: Header,
+    at: usize,
+    /// Elements.
     count: usize,
-) {
+    /// So many of the sources are inputs as ranks gave them.
+    raw: usize,
+    /// Whether the result is complete.
+    last: bool,
+    /// How the first target is written.
+    first: Store,
+}
+
+/// Adds all sources into all targets, element by element in the order of the sources.
+fn add(job: &Job, sources: &[*const u8], targets: &[*mut u8], sum: &Addition) {
+    let Addition {
+        count, raw, last, ..
+    } = *sum;
     let Some(kernel) = &job.kernel else {
         unreachable!("a collective that reduces has a kernel")
     };
@@ -319,7 +337,7 @@ fn add(
     if others.is_empty() {
         // SAFETY: all sources are readable and the target writable for `count` elements: slots by the plan's proof, user memory by the
         // job's promise; the target is one of the sources or disjoint from them.
-        unsafe { kernel.reduce(sources, raw, first, count, last, Store::Cached) };
+        unsafe { kernel.reduce(sources, raw, first, count, last, sum.first) };
         return;
     }
     let block = BLOCK / job.size;
@@ -342,15 +360,13 @@ fn add(
         // SAFETY: as above, for a part of the elements.
         unsafe { kernel.reduce(shifted, raw, first, n, last, Store::Cached) };
         for &other in others {
-            // Not streaming: in place the target's lines have just been read as a source, and streaming onto cached lines was
-            // measured 15 % slower at 64 MiB.
             // SAFETY: all sources of this part have been read; the targets are distinct pieces of memory.
             unsafe {
                 kernel::copy(
                     first,
                     other.wrapping_add(offset),
                     n * job.size,
-                    Store::Cached,
+                    job.store,
                 )
             };
         }

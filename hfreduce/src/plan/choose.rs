@@ -6,12 +6,14 @@
 //! ```text
 //! work(rank)  = stages * step + messages * send + z * ((2 copied + added + reduced) * byte + (sent + received) * wire)
 //! busy        = max over nodes of max(work of a rank, work of all its ranks / min(ranks, cores))
-//! latency     = steps * step' + hops * (hop + z * wire) + z * byte * (added + copied of the busiest rank)
-//! time        = latency + k * busy
-//! window      = latency / busy + 1, within 2 ..= 8
+//! first       = steps * step' + hops * hop + max(busy, fixed part of busy + z * (path * byte + hops * wire))
+//! time        = first + (k - 1) * busy
+//! window      = first / busy, within 2 ..= 8
 //! ```
 //!
-//! `step'` is the price of handing over to another rank: a cache line when every rank has a core, a wake-up when they share cores.
+//! `step'` is the price of handing over to another rank: a cache line when every rank has a core, a turn of the scheduler when they share
+//! cores. `first` is the time of a chunk alone: where all ranks do the same, no rank waits while the first chunk goes through, and dividing a
+//! buffer gains nothing; where a root starts alone, or a wire lies between, it does.
 
 use super::{Cost, Shape};
 
@@ -24,7 +26,7 @@ pub struct Model {
     pub step: f64,
     /// Seconds from a raised counter to the other rank going on, when both have a core.
     pub hand_over: f64,
-    /// The same when ranks share cores: one is put to sleep and another woken.
+    /// The same when ranks share cores: one hands its core over to another.
     pub wake: f64,
     /// Seconds to start a message to another node.
     pub send: f64,
@@ -50,9 +52,9 @@ impl Model {
         };
         Model {
             cores: cores.max(1),
-            step: if gpus { 2e-6 } else { 60e-9 },
+            step: if gpus { 2e-6 } else { 400e-9 },
             hand_over: if gpus { 5e-6 } else { 0.3e-6 },
-            wake: 4e-6,
+            wake: 1e-6,
             send,
             hop,
             byte: 1.0 / 25e9,
@@ -110,15 +112,17 @@ impl Model {
     pub fn window(&self, shape: &Shape, cost: &Cost, piece: usize) -> usize {
         let terms = Terms::of(self, shape, cost);
         let z = piece as f64;
-        let chunks = terms.latency(z) / terms.busy(z).max(1e-9);
-        (chunks.ceil() as usize + 1).clamp(2, 8)
+        let chunks = terms.first(z) / terms.busy(z).max(1e-9);
+        (chunks.ceil() as usize).clamp(2, 8)
     }
 }
 
 /// The formula's sums, as a fixed part and a part per byte of piece.
 struct Terms {
     busy: (f64, f64),
-    latency: (f64, f64),
+    /// Of a chunk alone: waiting, and the path's bytes.
+    waits: f64,
+    path: f64,
     pieces: usize,
 }
 
@@ -140,18 +144,10 @@ impl Terms {
         }
         let shared = shape.widest() > model.cores;
         let hand_over = if shared { model.wake } else { model.hand_over };
-        let widest = cost
-            .ranks
-            .iter()
-            .map(|r| r.copied + r.added)
-            .max()
-            .unwrap_or(0) as f64;
         Terms {
             busy,
-            latency: (
-                cost.steps as f64 * hand_over + cost.hops as f64 * model.hop,
-                cost.hops as f64 * model.wire + widest * model.byte,
-            ),
+            waits: cost.steps as f64 * hand_over + cost.hops as f64 * model.hop,
+            path: cost.path as f64 * model.byte + cost.hops as f64 * model.wire,
             pieces: cost.pieces,
         }
     }
@@ -160,14 +156,14 @@ impl Terms {
         self.busy.0 + z * self.busy.1
     }
 
-    fn latency(&self, z: f64) -> f64 {
-        self.latency.0 + z * self.latency.1
+    fn first(&self, z: f64) -> f64 {
+        self.waits + self.busy.0 + z * self.path.max(self.busy.1)
     }
 
     fn time(&self, bytes: usize, piece: usize) -> f64 {
         let whole = (bytes as f64 / self.pieces as f64).max(1.0);
         let z = whole.min(piece as f64);
         let chunks = (whole / z).ceil();
-        self.latency(z) + chunks * self.busy(z)
+        self.first(z) + (chunks - 1.0) * self.busy(z)
     }
 }

@@ -31,6 +31,8 @@ pub struct Cost {
     pub hops: usize,
     /// Pieces that make up the larger of the input's and the output's chunk.
     pub pieces: usize,
+    /// Pieces read or written in memory on the longest path through one chunk, where every rank does one thing after the other.
+    pub path: usize,
     /// By rank.
     pub ranks: Vec<RankCost>,
 }
@@ -40,6 +42,8 @@ impl Plan {
     pub fn cost(&self) -> Cost {
         let mut ranks = vec![RankCost::default(); self.shape.ranks()];
         let mut at = vec![(0usize, 0usize); self.cells.len()];
+        let mut moved = vec![0usize; self.cells.len()];
+        let mut worked = vec![0usize; self.shape.ranks()];
         let (mut steps, mut hops) = (0, 0);
         for stage in &self.stages {
             let node = self.shape.node_of(stage.worker as usize) as u32;
@@ -64,8 +68,17 @@ impl Plan {
             hop += usize::from(away.is_some());
             steps = steps.max(step);
             hops = hops.max(hop);
+            let work = match &stage.act {
+                Act::Take { .. } | Act::Give { .. } => 2,
+                Act::Reduce { terms } => terms.len() + 1,
+                Act::Put { .. } | Act::Signal | Act::Wait => 0,
+            };
+            let ready = stage.waits().map(|cell| moved[cell.index()]).max();
+            let worker = &mut worked[stage.worker as usize];
+            *worker = (*worker).max(ready.unwrap_or(0)) + work;
             if let Some(to) = stage.to {
                 at[to.index()] = (step, hop);
+                moved[to.index()] = *worker;
             }
             if let Some(to) = away {
                 ranks[stage.worker as usize].messages += 1;
@@ -77,6 +90,7 @@ impl Plan {
         Cost {
             steps,
             hops,
+            path: worked.into_iter().max().unwrap_or(0),
             pieces: (self.input_blocks().max(self.output_blocks()) * self.parts).max(1) as usize,
             ranks,
         }

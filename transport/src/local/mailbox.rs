@@ -108,6 +108,7 @@ impl Consumer {
             self.head += 1;
         }
         sync::publish(self.ring.word64(HEAD), self.head);
+        sync::published();
         sync::take_announcement(self.ring.word32(HUNGRY)) != sync::AWAKE
     }
 }

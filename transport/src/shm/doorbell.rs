@@ -68,6 +68,22 @@ impl Doorbell {
     /// When the owner sleeps on its eventfd and this side was not given it.
     #[inline]
     pub fn ring(&self) {
+        sync::published();
+        self.ring_published();
+    }
+
+    /// As [`Doorbell::ring`], for several at once: the fence, which waits until what was published has left this core, is paid once.
+    ///
+    /// # Panics
+    /// As [`Doorbell::ring`].
+    #[inline]
+    pub fn ring_all<'a>(bells: impl Iterator<Item = &'a Doorbell>) {
+        sync::published();
+        bells.for_each(Doorbell::ring_published);
+    }
+
+    #[inline]
+    fn ring_published(&self) {
         match sync::take_announcement(self.word()) {
             sync::AWAKE => {}
             how => self.wake(how),
@@ -206,6 +222,17 @@ impl Waiter {
     /// How often it looks before it hands the core over.
     pub fn pauses(&self) -> u32 {
         self.pauses
+    }
+
+    /// A few looks, where a core is spare: for what should be there at once.
+    pub fn glance(&self, mut ready: impl FnMut() -> bool) -> bool {
+        for _ in 0..self.pauses / 8 {
+            if ready() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
     }
 
     /// Looks until `ready` says yes or it is time to sleep; what `ready` said last.

@@ -26,13 +26,18 @@ pub fn observe(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Acquire)
 }
 
-/// The ringing side, after `publish`: takes the announcement of a sleeper away and returns it, so that the caller wakes it.
-/// `AWAKE` means that nobody has to be woken. One of several ringers gets the announcement, and one wake is enough.
+/// The ringing side, after any number of `publish`es and before `take_announcement`.
 #[inline]
-pub fn take_announcement(word: &AtomicU32) -> u32 {
+pub fn published() {
     // Pairs with the fence of `announce`. A store (of the counter) before a load (of the word) is the one order that neither
     // release nor acquire gives: without this fence both sides may read the old value, and the sleeper sleeps for good.
     fence(Ordering::SeqCst);
+}
+
+/// The ringing side, after `published`: takes the announcement of a sleeper away and returns it, so that the caller wakes it.
+/// `AWAKE` means that nobody has to be woken. One of several ringers gets the announcement, and one wake is enough.
+#[inline]
+pub fn take_announcement(word: &AtomicU32) -> u32 {
     let mut seen = word.load(Ordering::Relaxed);
     while seen != AWAKE {
         // Not a swap: a ringer that comes too late to take anything must leave no store behind, and every store to the word is
@@ -49,7 +54,7 @@ pub fn take_announcement(word: &AtomicU32) -> u32 {
 #[inline]
 pub fn announce(word: &AtomicU32, how: u32) {
     word.store(how, Ordering::Relaxed);
-    // Pairs with the fence of `take_announcement`.
+    // Pairs with the fence of `published`.
     fence(Ordering::SeqCst);
 }
 
