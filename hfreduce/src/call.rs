@@ -1,5 +1,5 @@
 //! A call as its fellow ranks see it: what is compared before data is touched. The header of a slot is this, plus where the bytes lie.
-//! Invariant: `Header` is one cache line without padding, so that it can cross the wire as it is.
+//! Invariant: `Header` and the slot's stamp are one cache line without padding, so that it can cross the wire as it is.
 
 use crate::{dtype::DType, op::ReduceOp, plan::Collective};
 use bytemuck::{Pod, Zeroable};
@@ -99,7 +99,7 @@ impl std::fmt::Display for Call {
     }
 }
 
-/// The first cache line of a slot.
+/// What stands in the first cache line of a slot, before its stamp.
 #[derive(Clone, Copy, Pod, Zeroable, Debug, Default)]
 #[repr(C)]
 pub struct Header {
@@ -111,11 +111,9 @@ pub struct Header {
     pub output: u64,
     /// Bit l: local rank l has been given this cell already.
     pub given: u64,
-    /// Reserved, zero.
-    pub zero: u64,
 }
 
-const _: () = assert!(size_of::<Header>() == crate::layout::HEADER);
+const _: () = assert!(size_of::<Header>() == crate::layout::STAMP);
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,10 @@ use crate::plan::{Act, CellId, Piece, Plan};
 /// Bytes of the header in front of the data of every slot: one cache line.
 pub const HEADER: usize = 64;
 
+/// Where in that line a slot's stamp is: which chunk it holds, plus 1, once a rank of the node has written it. Readers of the node wait
+/// for it, and so get the header with what they wait for; from a wire it means nothing.
+pub const STAMP: usize = 56;
+
 /// Plans whose slots would take more bytes of a node use smaller pieces: those in which every rank has a cell for every other grow with the
 /// square of the ranks.
 pub const MOST_SLOTS: usize = 256 << 20;
@@ -32,7 +36,8 @@ impl Layout {
         let nodes = plan.shape.nodes();
         let slots = u64::from(plan.turns) * window as u64;
         // One more line per slot keeps the slots of different cells from falling into the same cache sets at powers of two.
-        let slot_bytes = HEADER + piece.next_multiple_of(HEADER) + HEADER;
+        // Where processors fetch lines in pairs, the header brings the first line of data along.
+        let slot_bytes = (HEADER + piece + HEADER).next_multiple_of(2 * HEADER);
         let mut counters = vec![0; nodes];
         let mut filled = vec![0; nodes];
         let mut counter = Vec::new();
@@ -85,6 +90,13 @@ impl Layout {
     /// Bytes from one slot of a cell to its next.
     pub fn slot_bytes(&self) -> usize {
         self.slot_bytes
+    }
+
+    /// Offsets of all stamps on `node`, relative to its slots.
+    pub fn stamps(&self, node: usize) -> impl Iterator<Item = usize> {
+        (0..self.bytes[node])
+            .step_by(self.slot_bytes)
+            .map(|slot| slot + STAMP)
     }
 
     /// Counters the plan needs on `node`.
@@ -143,6 +155,18 @@ impl Extent {
         };
         let parts = plan.parts as usize;
         let most = (piece / size).max(1);
+        if parts == 1 && stride <= most {
+            // What follows comes to the same, with four divisions; calls this small notice them.
+            let piece = stride.max(1).next_multiple_of(ROUND).min(most);
+            return Extent {
+                stride,
+                count,
+                divided,
+                parts,
+                piece,
+                chunks: 1,
+            };
+        }
         let chunks = stride.div_ceil(parts * most).max(1);
         // Spread evenly over chunks and parts: the last chunk is not a crumb, and every rank has its share.
         let even = stride.div_ceil(parts * chunks).max(1);

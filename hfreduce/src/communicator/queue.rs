@@ -17,7 +17,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::ThreadId,
     time::Duration,
@@ -51,6 +51,8 @@ pub struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     idle: Condvar,
+    /// `State::open`, for those who do not hold the lock.
+    open: AtomicUsize,
     at_gate: AtomicBool,
 }
 
@@ -68,7 +70,7 @@ struct State {
 impl Queue {
     /// Whether calls are under way that later ones must come behind.
     pub fn busy(&self) -> bool {
-        self.state.lock().is_ok_and(|s| s.open > 0)
+        self.open.load(Ordering::Acquire) > 0
     }
 
     /// Whether nothing is under way but streams that have not come to their calls.
@@ -127,6 +129,7 @@ impl Queue {
     fn ended(&self, order: &Order, result: Result<(), Error>) {
         if let Ok(mut state) = self.state.lock() {
             state.open -= 1;
+            self.open.store(state.open, Ordering::Release);
             if state.open == 0 {
                 self.idle.notify_all();
             }
@@ -158,6 +161,7 @@ impl Drop for Closes<'_> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.closed = true;
         state.open = 0;
+        self.0.open.store(0, Ordering::Release);
         let orders = std::mem::take(&mut state.orders);
         drop(state);
         self.0.idle.notify_all();
@@ -337,6 +341,7 @@ impl Communicator {
             state.started = true;
         }
         state.open += 1;
+        queue.open.store(state.open, Ordering::Release);
         state.orders.push(Order {
             call,
             promise,

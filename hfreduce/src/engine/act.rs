@@ -6,14 +6,43 @@ use super::{Author, Engine, Fault, Job, Op, Target, Term, ticket};
 use crate::{
     call::Header,
     kernel::{self, Store},
-    layout::HEADER,
+    layout::{HEADER, STAMP},
     plan::{Piece, TakeAlias},
 };
+use hfr_transport::shm::Segment;
+use std::sync::atomic::AtomicU64;
 
 /// Results for several receivers are computed in blocks of this many bytes, so that all but the first copy come out of the nearest cache.
 const BLOCK: usize = 8 << 10;
 
+/// Bytes of a slot that are brought near in advance.
+const EXPECTED: usize = 1024;
+
+/// The stamp of the slot at `at`.
+pub(super) fn stamp(segment: &Segment, at: usize) -> &AtomicU64 {
+    // SAFETY: inside the segment, which outlives the reference, and aligned, as slots are; all who touch these bytes do so through this
+    // function, but for wires, which write only slots whose stamps nobody reads.
+    unsafe { AtomicU64::from_ptr(segment.at(at + STAMP, size_of::<u64>()).cast()) }
+}
+
 impl Engine {
+    /// Calls often come in rows: has the lines brought to this core that the next call on this plan, if it is small, writes first. Other
+    /// ranks have read them long ago; without this the next call waits for them.
+    pub(super) fn expect(&self, run: usize) {
+        let r = &self.runs[run];
+        let slot = (r.end % r.slots) as usize * r.slot_bytes;
+        for step in &r.steps {
+            if let Op::Take {
+                slot: first, alias, ..
+            } = step.op
+                && alias != TakeAlias::Own
+            {
+                let bytes = EXPECTED.min(r.slot_bytes);
+                kernel::expect(self.segment.at(first + slot, bytes), bytes);
+            }
+        }
+    }
+
     /// Does a step that is done at once. `chunk` counts from the job's first; `slot` is added to slot offsets.
     pub(super) fn act(
         &mut self,
@@ -104,15 +133,15 @@ impl Engine {
     }
 
     fn write_header(&self, at: usize, header: Header) {
-        let place = self.segment.at(at, HEADER).cast::<Header>();
-        // SAFETY: inside the segment, aligned to a cache line, and this rank is the slot's only writer until it raises the counter.
+        let place = self.segment.at(at, STAMP).cast::<Header>();
+        // SAFETY: inside the segment, aligned to a cache line, and this rank is the slot's only writer until it stamps it.
         unsafe { place.write(header) }
     }
 
     /// The header of a slot that is ready, if it belongs to our call.
     fn read_header(&self, at: usize, job: &Job, author: Author) -> Result<Header, Fault> {
-        let place = self.segment.at(at, HEADER).cast::<Header>();
-        // SAFETY: inside the segment, aligned, written before the counter was raised and not again before we are done.
+        let place = self.segment.at(at, STAMP).cast::<Header>();
+        // SAFETY: inside the segment, aligned, written before the slot was stamped or its counter raised and not again before we are done.
         let header = unsafe { place.read() };
         if header.call != job.call {
             return Err(Fault::Mismatch {
@@ -168,7 +197,7 @@ impl Engine {
             _ => {
                 let target = self.segment.at(at + HEADER, bytes);
                 // SAFETY: the job promises the input; the slot is ours until its counter is raised.
-                unsafe { kernel::copy(source, target, bytes, Store::Cached) }
+                unsafe { kernel::copy_shared(source, target, bytes) }
             }
         }
         self.write_header(at, header);
@@ -362,12 +391,13 @@ fn add(job: &Job, sources: &[*const u8], targets: &[*mut u8], sum: &Addition) {
         for &other in others {
             // SAFETY: all sources of this part have been read; the targets are distinct pieces of memory.
             unsafe {
-                kernel::copy(
-                    first,
-                    other.wrapping_add(offset),
-                    n * job.size,
-                    job.store,
-                )
+                let other = other.wrapping_add(offset);
+                match job.store {
+                    Store::Cached if count <= block => {
+                        kernel::copy_shared(first, other, n * job.size);
+                    }
+                    store => kernel::copy(first, other, n * job.size, store),
+                }
             };
         }
         at += n;

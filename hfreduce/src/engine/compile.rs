@@ -20,6 +20,8 @@ pub struct Place {
 pub struct Gate {
     /// Number on this node's board.
     pub counter: usize,
+    /// The cell's first slot, where its stamp tells as well.
+    pub slot: Option<usize>,
     /// The rank that raises it, for reports.
     pub writer: u32,
     /// The value seen last; saves reading a busy line again.
@@ -120,6 +122,8 @@ pub enum Op {
 pub struct Raise {
     /// Number on this node's board.
     pub counter: usize,
+    /// The cell's first slot, where it is to be stamped.
+    pub slot: Option<usize>,
     /// Local ranks that wait for it, except this one.
     pub ring: Vec<usize>,
 }
@@ -206,6 +210,9 @@ impl Compiler<'_> {
                 .waits()
                 .map(|c| Gate {
                     counter: self.counter(c),
+                    slot: self
+                        .stamped(c)
+                        .filter(|_| self.writer(c) as usize != self.rank),
                     writer: self.writer(c),
                     seen: 0,
                 })
@@ -213,6 +220,20 @@ impl Compiler<'_> {
             op: self.op(i),
             raise: stage.to.filter(here).map(|c| self.raise(c)),
         }
+    }
+
+    /// The first slot of a cell whose slots a rank of this node writes, with their headers.
+    fn stamped(&self, cell: CellId) -> Option<usize> {
+        let facts = self.checked.facts();
+        let writer = facts.writer[cell.index()]?;
+        let stage = &self.checked.plan().stages[writer];
+        let here = self.checked.plan().shape.node_of(stage.worker as usize) == self.node;
+        let writes = match stage.act {
+            Act::Take { .. } => facts.alias.get(&writer) != Some(&TakeAlias::Own),
+            Act::Reduce { .. } => true,
+            _ => false,
+        };
+        (here && writes).then(|| self.slot(cell))
     }
 
     /// A cell that is read in place by the rank that takes it.
@@ -344,6 +365,7 @@ impl Compiler<'_> {
         ring.dedup();
         Raise {
             counter: self.counter(cell),
+            slot: self.stamped(cell),
             ring,
         }
     }

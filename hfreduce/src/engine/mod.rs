@@ -21,7 +21,10 @@ use hfr_transport::{
     Event, Notice, Put, Transport,
     shm::{Board, Doorbell, Segment},
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// Why the engine cannot go on.
 #[derive(Debug)]
@@ -284,6 +287,7 @@ impl Engine {
             }
             if r.jobs.is_empty() {
                 self.active.swap_remove(i);
+                self.expect(run);
             } else {
                 i += 1;
             }
@@ -301,7 +305,13 @@ impl Engine {
             let r = &mut self.runs[run];
             let chunk = r.begun[i];
             if chunk >= r.end.min(r.floor + r.window)
-                || !Self::open(&self.board, &mut r.steps[i], chunk)
+                || !open(
+                    &self.segment,
+                    &self.board,
+                    &mut r.steps[i],
+                    chunk,
+                    (chunk % r.slots) as usize * r.slot_bytes,
+                )
             {
                 continue;
             }
@@ -311,15 +321,6 @@ impl Engine {
             }
         }
         Ok(moved)
-    }
-
-    fn open(board: &Board, step: &mut Step, chunk: u64) -> bool {
-        step.gates.iter_mut().all(|gate| {
-            if gate.seen <= chunk {
-                gate.seen = board.load(gate.counter);
-            }
-            gate.seen > chunk
-        })
     }
 
     /// Begins one step of one chunk; all but puts and the device's copies are done at once. `false`: it must wait for what the step began before.
@@ -430,6 +431,10 @@ impl Engine {
             meter.end_step(&r.steps[i].op);
         }
         if let Some(raise) = &r.steps[i].raise {
+            if let Some(first) = raise.slot {
+                let slot = first + (chunk % r.slots) as usize * r.slot_bytes;
+                act::stamp(&self.segment, slot).store(chunk + 1, Ordering::Release);
+            }
             self.board.store(raise.counter, chunk + 1);
             for &local in &raise.ring {
                 owe(&mut self.owed, local);
@@ -519,6 +524,19 @@ fn owe((list, listed): &mut (Vec<usize>, Vec<bool>), local: usize) {
     if !std::mem::replace(&mut listed[local], true) {
         list.push(local);
     }
+}
+
+/// Whether all that the step's chunk waits for is there.
+fn open(segment: &Segment, board: &Board, step: &mut Step, chunk: u64, slot: usize) -> bool {
+    step.gates.iter_mut().all(|gate| {
+        if gate.seen <= chunk {
+            gate.seen = match gate.slot {
+                Some(first) => act::stamp(segment, first + slot).load(Ordering::Acquire),
+                None => board.load(gate.counter),
+            };
+        }
+        gate.seen > chunk
+    })
 }
 
 fn ticket(run: usize, step: usize) -> u64 {

@@ -3,6 +3,12 @@
 
 use super::Store;
 
+/// Copies of at most so many bytes ask for their lines first.
+const SMALL: usize = 16 << 10;
+/// Lines are asked for so many bytes at a time: about what a core can have under way.
+const BLOCK: usize = 4 << 10;
+const PART: usize = 1 << 10;
+
 /// Copies `bytes` bytes from `src` to `dst`; any alignment.
 ///
 /// # Safety
@@ -17,6 +23,45 @@ pub unsafe fn copy(src: *const u8, dst: *mut u8, bytes: usize, store: Store) {
             Store::Streaming => stream(src, dst, bytes),
         }
     }
+}
+
+/// As [`copy`] with ordinary stores, to where another core has just read: all lines of a small copy are asked for at once, where the stores
+/// alone would take them from that core one after the other (16 KiB: 4.2 to 3.3 us). Larger copies go at the pace of the bytes either way.
+///
+/// # Safety
+///
+/// As [`copy`].
+pub unsafe fn copy_shared(src: *const u8, dst: *mut u8, bytes: usize) {
+    if bytes > SMALL {
+        // SAFETY: the caller's promise is the same.
+        unsafe { std::ptr::copy_nonoverlapping(src, dst, bytes) };
+        return;
+    }
+    for block in (0..bytes).step_by(BLOCK) {
+        let end = bytes.min(block + BLOCK);
+        expect(dst.wrapping_add(block), end - block);
+        // In parts for which the C library uses vector stores: its string instruction asks for lines by itself, and later.
+        for at in (block..end).step_by(PART) {
+            let part = PART.min(end - at);
+            // SAFETY: a part of what the caller promises.
+            unsafe { std::ptr::copy_nonoverlapping(src.add(at), dst.add(at), part) };
+        }
+    }
+}
+
+/// Asks for the cache lines of memory that this core writes soon. Changes nothing.
+#[inline]
+pub fn expect(at: *const u8, bytes: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for offset in (0..bytes).step_by(64) {
+        // Not the intrinsic, which asks for reading only where the baseline lacks the instruction. Processors that lack it do nothing.
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) at.wrapping_add(offset), options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = (at, bytes);
 }
 
 /// Orders the non-temporal stores of this thread before its later stores: without it another rank could see a counter rise

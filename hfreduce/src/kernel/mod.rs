@@ -15,7 +15,7 @@ mod vector;
 
 use crate::dtype::DType;
 use crate::op::ReduceOp;
-pub use copy::copy;
+pub use copy::{copy, copy_shared, expect};
 use lanes::{Call, Constants, Run};
 
 /// An instruction set the kernels are written for.

@@ -52,7 +52,7 @@ impl Model {
         };
         Model {
             cores: cores.max(1),
-            step: if gpus { 2e-6 } else { 400e-9 },
+            step: if gpus { 2e-6 } else { 500e-9 },
             hand_over: if gpus { 5e-6 } else { 0.3e-6 },
             wake: 1e-6,
             send,

@@ -42,8 +42,7 @@ impl Plan {
     pub fn cost(&self) -> Cost {
         let mut ranks = vec![RankCost::default(); self.shape.ranks()];
         let mut at = vec![(0usize, 0usize); self.cells.len()];
-        let mut moved = vec![0usize; self.cells.len()];
-        let mut worked = vec![0usize; self.shape.ranks()];
+        let mut levels = Vec::with_capacity(self.stages.len());
         let (mut steps, mut hops) = (0, 0);
         for stage in &self.stages {
             let node = self.shape.node_of(stage.worker as usize) as u32;
@@ -68,18 +67,10 @@ impl Plan {
             hop += usize::from(away.is_some());
             steps = steps.max(step);
             hops = hops.max(hop);
-            let work = match &stage.act {
-                Act::Take { .. } | Act::Give { .. } => 2,
-                Act::Reduce { terms } => terms.len() + 1,
-                Act::Put { .. } | Act::Signal | Act::Wait => 0,
-            };
-            let ready = stage.waits().map(|cell| moved[cell.index()]).max();
-            let worker = &mut worked[stage.worker as usize];
-            *worker = (*worker).max(ready.unwrap_or(0)) + work;
             if let Some(to) = stage.to {
                 at[to.index()] = (step, hop);
-                moved[to.index()] = *worker;
             }
+            levels.push(step);
             if let Some(to) = away {
                 ranks[stage.worker as usize].messages += 1;
                 if matches!(stage.act, Act::Put { .. }) {
@@ -90,10 +81,33 @@ impl Plan {
         Cost {
             steps,
             hops,
-            path: worked.into_iter().max().unwrap_or(0),
+            path: self.path(&levels),
             pieces: (self.input_blocks().max(self.output_blocks()) * self.parts).max(1) as usize,
             ranks,
         }
+    }
+
+    /// [`Cost::path`]. A rank does what comes early in the chunk first (`levels`: a stage's steps from the beginning), as the engine does: not
+    /// in the plan's order, in which one piece is finished before the next is begun.
+    fn path(&self, levels: &[usize]) -> usize {
+        let mut order: Vec<usize> = (0..self.stages.len()).collect();
+        order.sort_by_key(|&stage| levels[stage]);
+        let mut moved = vec![0usize; self.cells.len()];
+        let mut worked = vec![0usize; self.shape.ranks()];
+        for stage in order.into_iter().map(|i| &self.stages[i]) {
+            let work = match &stage.act {
+                Act::Take { .. } | Act::Give { .. } => 2,
+                Act::Reduce { terms } => terms.len() + 1,
+                Act::Put { .. } | Act::Signal | Act::Wait => 0,
+            };
+            let ready = stage.waits().map(|cell| moved[cell.index()]).max();
+            let worker = &mut worked[stage.worker as usize];
+            *worker = (*worker).max(ready.unwrap_or(0)) + work;
+            if let Some(to) = stage.to {
+                moved[to.index()] = *worker;
+            }
+        }
+        worked.into_iter().max().unwrap_or(0)
     }
 }
 

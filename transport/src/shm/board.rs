@@ -44,6 +44,7 @@ impl Board {
         self.cells
     }
 
+    #[inline]
     fn counter(&self, cell: usize) -> &AtomicU64 {
         assert!(
             cell < self.cells,

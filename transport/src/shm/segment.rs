@@ -205,6 +205,7 @@ impl Segment {
     ///
     /// # Panics
     /// When `offset..offset + bytes` does not lie inside the segment.
+    #[inline]
     pub fn at(&self, offset: usize, bytes: usize) -> *mut u8 {
         assert!(
             offset <= self.len && bytes <= self.len - offset,

@@ -203,6 +203,16 @@ impl Core {
                 })
                 .map_err(|e| self.here(Error::new(Kind::Memory, e.cause, e.remedy)))?;
         }
+        if self.shape.local(self.rank) == 0 {
+            // What lay there before may look like any stamp.
+            for at in layout.stamps(self.node) {
+                let at = self
+                    .segment
+                    .at(place.slots[self.node] + at, size_of::<u64>());
+                // SAFETY: in slots that were handed to this plan just now: nobody reads or writes them before all ranks have settled.
+                unsafe { at.cast::<u64>().write(0) };
+            }
+        }
         let program = compile(
             &self.families[&collective][plan].checked,
             layout,
