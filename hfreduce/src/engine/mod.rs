@@ -6,8 +6,10 @@
 mod act;
 mod blocked;
 mod compile;
+mod events;
 mod job;
 mod meter;
+mod tell;
 
 pub use blocked::Blocked;
 pub use compile::{Author, Gate, Op, Place, Program, Raise, Step, Target, Term, compile};
@@ -15,16 +17,14 @@ pub use job::{Block, Blocks, Job, JobId};
 pub use meter::{Stage, Stages};
 
 use meter::Meter;
+use tell::{Bells, open, tell};
 
 use crate::{call::Call, device::Device, error::Error, layout::HEADER};
 use hfr_transport::{
     Event, Notice, Put, Transport,
     shm::{Board, Doorbell, Segment},
 };
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 /// Why the engine cannot go on.
 #[derive(Debug)]
@@ -77,9 +77,7 @@ struct Run {
 pub struct Engine {
     segment: Arc<Segment>,
     board: Board,
-    bells: Vec<Doorbell>,
-    /// Local ranks whose doorbells have not been rung yet for counters that went up, each once; and by local rank, whether it is among them.
-    owed: (Vec<usize>, Vec<bool>),
+    bells: Bells,
     /// Bit of the own local rank in a header's word of given ranks; 0 for local ranks it cannot name.
     me: u64,
     transport: Option<Box<dyn Transport>>,
@@ -123,8 +121,7 @@ impl Engine {
         Engine {
             segment,
             board,
-            owed: (Vec::with_capacity(bells.len()), vec![false; bells.len()]),
-            bells,
+            bells: Bells::new(bells),
             me: if local < 64 { 1 << local } else { 0 },
             transport,
             device: None,
@@ -255,13 +252,7 @@ impl Engine {
     /// Wakes whoever sleeps and waits for what was done. Owed after [`Engine::advance`].
     #[inline]
     pub fn ring(&mut self) {
-        if self.owed.0.is_empty() {
-            return;
-        }
-        Doorbell::ring_all(self.owed.0.iter().map(|&local| &self.bells[local]));
-        for local in self.owed.0.drain(..) {
-            self.owed.1[local] = false;
-        }
+        self.bells.ring();
     }
 
     /// As [`Engine::step`], but may leave ranks that sleep unwoken until [`Engine::ring`]: ringing waits until this core's writes have
@@ -431,14 +422,15 @@ impl Engine {
             meter.end_step(&r.steps[i].op);
         }
         if let Some(raise) = &r.steps[i].raise {
-            if let Some(first) = raise.slot {
-                let slot = first + (chunk % r.slots) as usize * r.slot_bytes;
-                act::stamp(&self.segment, slot).store(chunk + 1, Ordering::Release);
-            }
-            self.board.store(raise.counter, chunk + 1);
-            for &local in &raise.ring {
-                owe(&mut self.owed, local);
-            }
+            let slot = (chunk % r.slots) as usize * r.slot_bytes;
+            tell(
+                &self.segment,
+                &self.board,
+                &mut self.bells,
+                raise,
+                chunk,
+                slot,
+            );
         }
         if chunk == r.floor {
             r.behind -= 1;
@@ -449,94 +441,11 @@ impl Engine {
         }
     }
 
-    /// Lets the wire make progress and takes what it reports.
-    fn poll(&mut self) -> Result<bool, Fault> {
-        let Some(transport) = &mut self.transport else {
-            return Ok(false);
-        };
-        let mut events = std::mem::take(&mut self.events);
-        let polled = transport.poll(&mut events);
-        let moved = !events.is_empty();
-        for event in events.drain(..) {
-            match event {
-                Event::Sent { ticket } => self.finish_ticket(ticket),
-                Event::Arrived { notice, .. } => self.arrived(notice),
-            }
-        }
-        self.events = events;
-        match polled {
-            Ok(()) => Ok(moved),
-            Err(error) => Err(Fault::Wire {
-                error,
-                ours: self.current(),
-            }),
-        }
-    }
-
-    /// Takes what the device reports.
-    fn poll_device(&mut self) -> Result<bool, Fault> {
-        let Some(device) = self.device.as_mut().filter(|d| d.busy()) else {
-            return Ok(false);
-        };
-        let mut copied = std::mem::take(&mut self.copied);
-        let polled = device.poll(&mut copied);
-        let moved = !copied.is_empty();
-        for ticket in copied.drain(..) {
-            self.finish_ticket(ticket);
-        }
-        self.copied = copied;
-        let ours = self.current();
-        polled.map_err(|error| Fault::Device { error, ours })?;
-        Ok(moved)
-    }
-
-    fn finish_ticket(&mut self, ticket: u64) {
-        self.finish(
-            (ticket >> 32) as usize,
-            (ticket & u64::from(u32::MAX)) as usize,
-        );
-    }
-
-    fn arrived(&mut self, notice: Notice) {
-        let counter = (notice.0 >> CHUNK_BITS) as usize;
-        let raise = self.arrivals.get(counter).and_then(Option::as_ref);
-        let raise = raise.expect("a notice names a counter of an installed plan");
-        let chunk = self.board.load(counter);
-        assert_eq!(
-            chunk & ((1 << CHUNK_BITS) - 1),
-            u64::from(notice.0) & ((1 << CHUNK_BITS) - 1),
-            "notices of one counter arrive in order"
-        );
-        self.board.store(counter, chunk + 1);
-        for &local in &raise.ring {
-            owe(&mut self.owed, local);
-        }
-    }
-
     /// The call that is furthest behind.
     pub fn current(&self) -> Option<Call> {
         let run = self.active.first()?;
         self.runs[*run].jobs.front().map(|(_, job)| job.call)
     }
-}
-
-fn owe((list, listed): &mut (Vec<usize>, Vec<bool>), local: usize) {
-    if !std::mem::replace(&mut listed[local], true) {
-        list.push(local);
-    }
-}
-
-/// Whether all that the step's chunk waits for is there.
-fn open(segment: &Segment, board: &Board, step: &mut Step, chunk: u64, slot: usize) -> bool {
-    step.gates.iter_mut().all(|gate| {
-        if gate.seen <= chunk {
-            gate.seen = match gate.slot {
-                Some(first) => act::stamp(segment, first + slot).load(Ordering::Acquire),
-                None => board.load(gate.counter),
-            };
-        }
-        gate.seen > chunk
-    })
 }
 
 fn ticket(run: usize, step: usize) -> u64 {

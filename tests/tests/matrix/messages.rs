@@ -153,7 +153,9 @@ fn a_message_behind_an_abort_ends() {
                 comm.recv(&mut got, other).expect("a message");
                 assert_eq!(got, [7]);
             }
-            comm.barrier().expect("a barrier");
+            // The other rank may be out of it, and have aborted, before this one looks.
+            let met = comm.barrier();
+            assert!(met.is_ok() || comm.failure().is_some(), "{met:?}");
             comm.abort("for a test");
             for sends in [true, false] {
                 let pending = if sends {

@@ -1,0 +1,108 @@
+//! How a call waits: looks for a while, hands the core over, sleeps until something may have changed; and what is said of whom it waits for.
+
+use super::{Core, FIRST_CHECK, Group, LOOK};
+use crate::{
+    engine::Engine,
+    error::{Error, Kind},
+    stall::Wait,
+};
+use hfr_transport::shm::Waiter;
+use std::time::Duration;
+
+impl Core {
+    /// Looks for a while, then sleeps until something may have changed. Whether anything moved.
+    pub(super) fn park(&mut self) -> Result<bool, Error> {
+        let unheard = self.at_gate || self.engine.copying();
+        let longest = if unheard { LOOK } else { FIRST_CHECK };
+        // The ends of copies are asked of the driver, which is no cheap look.
+        let waiter = if unheard && self.tired {
+            Waiter::with_pauses(1)
+        } else {
+            self.waiter
+        };
+        let (engine, shared) = (&mut self.engine, &self.shared);
+        let mut fault = None;
+        let mut look = |engine: &mut Engine| {
+            shared.poisoned()
+                || match engine.advance() {
+                    Ok(moved) => moved,
+                    Err(f) => {
+                        fault = Some(f);
+                        true
+                    }
+                }
+        };
+        let moved = waiter.glance(|| look(engine)) || {
+            engine.ring();
+            waiter.look(|| look(engine))
+        };
+        let slept = if moved {
+            Ok(true)
+        } else {
+            // Only now: arming what wakes a sleeper costs some wires system calls.
+            self.watch.clear();
+            if let Some(wire) = engine.transport() {
+                wire.watch(&mut self.watch);
+            }
+            let rung = self.bell.park(Some(longest), &self.watch, || look(engine));
+            rung.map(|moved| moved || look(engine))
+        };
+        if let Some(fault) = fault {
+            return Err(self.fault(fault));
+        }
+        self.tired = !matches!(slept, Ok(true));
+        // Jobs are still in the engine, with pointers into buffers that the caller gets back now: the group must end here.
+        slept.map_err(|e| {
+            let error = self.here(Error::new(Kind::Memory, e.cause, e.remedy));
+            self.fail(error)
+        })
+    }
+
+    pub(super) fn note_waits(&self) {
+        let waits = self.engine.blocked(self.rank as u32).into_iter().map(|b| {
+            let installed = self.families.values().flatten();
+            let plan = installed
+                .filter(|c| c.run == Some(b.run))
+                .map(|c| c.checked.plan())
+                .next();
+            Wait {
+                rank: b.rank as usize,
+                stage: plan.map_or(String::new(), |p| p.describe(b.stage)),
+                chunk: b.chunk,
+            }
+        });
+        self.shared.history.waits(waits.collect());
+    }
+
+    /// Where nobody arbitrates any more: a rank that this one waits for, and that is known to have gone.
+    pub(super) fn waits_for_one_that_left(&self, group: &Group) -> Option<usize> {
+        if !group.control.is_orphaned() {
+            return None;
+        }
+        let gone = |rank: &usize| group.arbiter == Some(*rank) || group.control.has_ended(*rank);
+        let waits = self.engine.blocked(self.rank as u32).into_iter();
+        waits.map(|b| b.rank as usize).find(gone)
+    }
+
+    pub(super) fn stalled(&self, waited: Duration) -> Error {
+        self.note_waits();
+        let mut error = self.here(Error::new(
+            Kind::Timeout,
+            if self.engine.copying() {
+                format!(
+                    "a copy between device and host memory has not ended for {:.1} s",
+                    waited.as_secs_f64()
+                )
+            } else {
+                format!("no progress for {:.1} s", waited.as_secs_f64())
+            },
+            "look at the ranks it waits for, or raise HFR_TIMEOUT",
+        ));
+        error.operation = self.engine.current().map(|c| c.to_string());
+        let waits = self.engine.blocked(self.rank as u32);
+        let others = waits.iter().map(|w| w.rank as usize);
+        error.peer = others.clone().find(|r| *r != self.rank);
+        error.chunk = waits.first().map(|w| w.chunk);
+        error
+    }
+}
