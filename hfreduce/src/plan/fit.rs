@@ -22,8 +22,9 @@ type Figure = fn(&mut Model) -> &mut f64;
 
 /// No figure becomes more than this many times larger or smaller: one that would has stopped to mean anything.
 const FARTHEST: f64 = 1000.0;
-/// The first stride, and the one at which the search ends, as logarithms.
-const STRIDES: (f64, f64) = (1.0, 0.004);
+/// A search's first stride and the one at which it ends, as logarithms: from every start, and then from the best place found.
+const ROUGH: (f64, f64) = (1.0, 0.05);
+const FINE: (f64, f64) = (0.05, 0.004);
 /// How far from the start other searches begin.
 const ASIDE: f64 = 2.3;
 /// Rounds of a search, at most; most take fewer than a hundred.
@@ -34,19 +35,25 @@ const LEAST_MOST_PIECE: usize = 64 << 10;
 /// Mean squared logarithm of what the model says over what was measured. A sample counts less the slower it was than the best of its size: the model is
 /// asked which plan is fastest, and how slow the slowest are does not matter.
 pub fn misfit(model: &Model, shape: &Shape, costs: &[Cost], samples: &[Sample]) -> f64 {
+    mean(model, shape, costs, &weighed(samples))
+}
+
+/// The samples, each with how much it counts; in all they count 1.
+fn weighed(samples: &[Sample]) -> Vec<(Sample, f64)> {
     let best = best(samples);
-    let (mut sum, mut weights) = (0.0, 0.0);
-    let terms: Vec<Terms> = costs
-        .iter()
-        .map(|cost| Terms::of(model, shape, cost))
-        .collect();
-    for s in samples {
+    let weight = |s: &Sample| best[&s.bytes].seconds / s.seconds;
+    let all: f64 = samples.iter().map(weight).sum();
+    samples.iter().map(|s| (*s, weight(s) / all)).collect()
+}
+
+fn mean(model: &Model, shape: &Shape, costs: &[Cost], samples: &[(Sample, f64)]) -> f64 {
+    let of = |cost| Terms::of(model, shape, cost);
+    let terms: Vec<Terms> = costs.iter().map(of).collect();
+    let far = |(s, weight): &(Sample, f64)| {
         let said = terms[s.plan].time(s.bytes, s.piece);
-        let weight = best[&s.bytes].seconds / s.seconds;
-        sum += weight * (said / s.seconds).ln().powi(2);
-        weights += weight;
-    }
-    sum / weights
+        weight * (said / s.seconds).ln().powi(2)
+    };
+    samples.iter().map(far).sum()
 }
 
 /// The fastest sample of each size.
@@ -87,12 +94,12 @@ pub fn fit(start: &Model, shape: &Shape, costs: &[Cost], samples: &[Sample]) -> 
         }
         model
     };
-    let farthest = FARTHEST.ln();
+    let (farthest, weighed) = (FARTHEST.ln(), weighed(samples));
     let far = |point: &[f64]| {
         if point.iter().any(|log| log.abs() > farthest) {
             return f64::INFINITY;
         }
-        misfit(&at(point), shape, costs, samples)
+        mean(&at(point), shape, costs, &weighed)
     };
     // The formula is full of maxima, and so has valleys that end. From where one figure is far off, the search comes down another one.
     let mut starts = vec![vec![0.0; told.len()]];
@@ -105,11 +112,12 @@ pub fn fit(start: &Model, shape: &Shape, costs: &[Cost], samples: &[Sample]) -> 
     }
     let mut found = (starts[0].clone(), far(&starts[0]));
     for start in starts {
-        let end = search(start, &far);
+        let end = search(start, ROUGH, &far);
         if end.1 < found.1 {
             found = end;
         }
     }
+    found = search(found.0, FINE, &far);
     let used = best(samples).into_values().map(|s| s.piece);
     let most = used.fold(LEAST_MOST_PIECE.max(start.piece.0), usize::max);
     Model {
@@ -119,10 +127,10 @@ pub fn fit(start: &Model, shape: &Shape, costs: &[Cost], samples: &[Sample]) -> 
 }
 
 /// A pattern search (Hooke and Jeeves): the point it ends at, and how far that is.
-fn search(start: Vec<f64>, far: &impl Fn(&[f64]) -> f64) -> (Vec<f64>, f64) {
-    let (mut least, mut here, mut stride) = (far(&start), start, STRIDES.0);
+fn search(start: Vec<f64>, strides: (f64, f64), far: &impl Fn(&[f64]) -> f64) -> (Vec<f64>, f64) {
+    let (mut least, mut here, mut stride) = (far(&start), start, strides.0);
     for _ in 0..ROUNDS {
-        if stride < STRIDES.1 {
+        if stride < strides.1 {
             break;
         }
         let before = here.clone();
