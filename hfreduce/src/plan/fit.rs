@@ -21,7 +21,10 @@ pub struct Sample {
 type Figure = fn(&mut Model) -> &mut f64;
 
 /// No figure becomes more than this many times larger or smaller: one that would has stopped to mean anything.
-const FARTHEST: f64 = 1000.0;
+const FARTHEST: f64 = 100.0;
+/// What a figure's squared logarithm from the start counts beside the mean of those from the samples: next to nothing, but a figure that the samples hardly
+/// tell stays where it was.
+const PULL: f64 = 1e-4;
 /// A search's first stride and the one at which it ends, as logarithms: from every start, and then from the best place found.
 const ROUGH: (f64, f64) = (1.0, 0.05);
 const FINE: (f64, f64) = (0.05, 0.004);
@@ -99,7 +102,8 @@ pub fn fit(start: &Model, shape: &Shape, costs: &[Cost], samples: &[Sample]) -> 
         if point.iter().any(|log| log.abs() > farthest) {
             return f64::INFINITY;
         }
-        mean(&at(point), shape, costs, &weighed)
+        let pull: f64 = point.iter().map(|log| PULL * log * log).sum();
+        mean(&at(point), shape, costs, &weighed) + pull
     };
     // The formula is full of maxima, and so has valleys that end. From where one figure is far off, the search comes down another one.
     let mut starts = vec![vec![0.0; told.len()]];

@@ -9,7 +9,7 @@ use std::time::Instant;
 const LONG_ENOUGH: f64 = 0.5e-3;
 const MOST_CALLS: f64 = 32.0;
 /// Samples of each way, at most.
-const MOST: usize = 15;
+const MOST: usize = 31;
 /// A way that is so many times slower than the fastest of its size is left alone after two samples.
 const HOPELESS: f64 = 3.0;
 
