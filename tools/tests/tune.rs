@@ -65,7 +65,7 @@ fn what_is_written_is_taken() {
     let folder = Folder::new("whole");
     let (start, end) = (folder.0.join("absurd.json"), folder.0.join("tuned.json"));
     absurd().write(&start).expect("a file");
-    let tune = "tune --nodes 2 -L 2 --seconds 8";
+    let tune = "tune --nodes 2 -L 2 --seconds 30";
     let (code, said) = hfr(tune, Some(&end), Some(&start));
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("sum of times"), "{said}");
@@ -93,7 +93,7 @@ fn what_is_written_is_taken() {
 fn what_does_not_help_is_not_written() {
     let folder = Folder::new("none");
     let file = folder.0.join("tuned.json");
-    let (code, said) = hfr("tune --nodes 1 -L 2 --seconds 3", Some(&file), None);
+    let (code, said) = hfr("tune --nodes 1 -L 2 --seconds 10", Some(&file), None);
     assert_eq!(code, Some(0), "{said}");
     assert_ne!(file.exists(), said.contains("Nothing is written"), "{said}");
     let (code, said) = hfr("tune --nodes 1 -L 2 --seconds 1e-6", Some(&file), None);

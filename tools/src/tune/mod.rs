@@ -11,7 +11,7 @@ use crate::{
     run::{positive, seconds},
 };
 use anyhow::{Context, Result, ensure};
-use grid::Grid;
+use grid::{Cell, Combination, Grid};
 use hfreduce::{
     Communicator, Config,
     plan::{Model, fit},
@@ -111,69 +111,74 @@ fn tune(args: &Args, group: &Communicator) -> Result<()> {
     ensure!(group.size() > 1, "one rank alone has nothing to tune");
     let began = Instant::now();
     let until = |part: f64| began + Duration::from_secs_f64(args.seconds * part);
-    let (shape, before) = (group.shape(), *group.model());
-    let usual = Model::usual(before.cores, group.transport(), false);
-    let grid = Grid::new(&usual, shape)?;
-    let forced = grid.combinations.iter().map(|c| {
-        let piece = (c.piece, c.piece);
-        going_by(
-            group,
-            Model { piece, ..usual },
-            Some(grid.plans[c.plan].name),
-        )
-    });
-    let forced = forced.collect::<Result<Vec<_>>>()?;
-    let way = |at: usize, bytes| Way::new(&forced[at], bytes, grid.seconds(at, bytes));
-    let mut ways: Vec<Way> = grid
-        .cells
-        .iter()
-        .map(|c| way(c.combination, c.bytes))
-        .collect();
+    let short = || format!("{} seconds are too few: raise --seconds", args.seconds);
+    let usual = Model::usual(group.model().cores, group.transport(), false);
+    let grid = Grid::new(&usual, group.shape())?;
+    let forced = forced(group, &grid, &usual)?;
+    let way = |cell: &Cell| {
+        let expected = grid.seconds(cell.combination, cell.bytes);
+        Way::new(&forced[cell.combination], cell.bytes, expected)
+    };
+    let mut ways: Vec<Way> = grid.cells.iter().map(way).collect();
     sample(group, &mut ways, until(FIRST))?;
     let cells = grid.whole(&ways);
-    let short = || format!("{} seconds are too few: raise --seconds", args.seconds);
     ensure!(!cells.is_empty(), short());
 
     // Rank 0's fit is everyone's: the library hands it on.
-    let samples = grid.samples(&cells);
-    let fitted = fit(&usual, shape, &grid.costs, &samples);
+    let fitted = fit(&usual, group.shape(), &grid.costs, &grid.samples(&cells));
     let tuned = going_by(group, fitted, None)?;
-    let fitted = *tuned.model();
-    let mut rows: Vec<Row> = Vec::new();
-    let mut ways: Vec<Way> = Vec::new();
-    for best in grid.best(&cells) {
-        let (old, new) = (
-            grid.choice(&before, best.bytes),
-            grid.choice(&fitted, best.bytes),
-        );
-        let expected = best.seconds;
-        let first = ways.len();
-        ways.push(Way::new(group, best.bytes, expected));
-        if new != old {
-            ways.push(Way::new(&tuned, best.bytes, expected));
-        }
-        ways.push(Way::new(&forced[best.combination], best.bytes, expected));
-        rows.push(Row::new(best, old, new, first));
-    }
-    sample(group, &mut ways, until(1.0))?;
-    rows.retain_mut(|row| row.measured(&ways));
+    let rows = compare(group, &tuned, &forced, (&grid, &cells), until(1.0))?;
     ensure!(!rows.is_empty(), short());
     if group.rank() > 0 {
         return Ok(());
     }
     let outcome = Outcome { grid: &grid, rows };
-    print!("{}", outcome.table(group, &usual, &fitted));
+    print!("{}", outcome.table(group, &usual, tuned.model()));
     if let Some(why) = outcome.no_use() {
         println!("{why} Nothing is written.");
         return Ok(());
     }
-    let measured = Measured::new(fitted, shape, group.transport(), now());
-    measured
+    let file = args.output.display();
+    Measured::new(*tuned.model(), group.shape(), group.transport(), now())
         .write(&args.output)
-        .with_context(|| format!("cannot write {}", args.output.display()))?;
-    println!(
-        "Written to {0}; use it with HFR_TUNING={0}",
-        args.output.display()
-    );
+        .with_context(|| format!("cannot write {file}"))?;
+    println!("Written to {file}; use it with HFR_TUNING={file}");
     Ok(())
+}
+
+/// A group for each combination, which has no other choice.
+fn forced(group: &Communicator, grid: &Grid, usual: &Model) -> Result<Vec<Communicator>> {
+    let force = |c: &Combination| {
+        let model = Model {
+            piece: (c.piece, c.piece),
+            ..*usual
+        };
+        going_by(group, model, Some(grid.plans[c.plan].name))
+    };
+    grid.combinations.iter().map(force).collect()
+}
+
+/// Measures, in turns, what each size takes on `group`, on `tuned` where that chooses otherwise, and by the fastest combination of `cells`.
+fn compare(
+    group: &Communicator,
+    tuned: &Communicator,
+    forced: &[Communicator],
+    (grid, cells): (&Grid, &[Cell]),
+    until: Instant,
+) -> Result<Vec<Row>> {
+    let (mut rows, mut ways) = (Vec::new(), Vec::new());
+    for best in grid.best(cells) {
+        let before = grid.choice(group.model(), best.bytes);
+        let after = grid.choice(tuned.model(), best.bytes);
+        rows.push(Row::new(best, before, after, ways.len()));
+        let mut groups = vec![group, &forced[best.combination]];
+        if after != before {
+            groups.insert(1, tuned);
+        }
+        let way = |group| Way::new(group, best.bytes, best.seconds);
+        ways.extend(groups.into_iter().map(way));
+    }
+    sample(group, &mut ways, until)?;
+    rows.retain_mut(|row| row.measured(&ways));
+    Ok(rows)
 }
