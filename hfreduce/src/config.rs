@@ -12,6 +12,7 @@
 //! | `HFR_TIMEOUT` | seconds without progress after which an operation fails (default 300) |
 //! | `HFR_CONNECT_TIMEOUT` | seconds to wait for all ranks at the start (default 120) |
 //! | `HFR_ALGO` | name of the all_reduce plan to use instead of the chosen one |
+//! | `HFR_TUNING` | figures of this machine (`hfr tune`) to choose plans by; rank 0's count for all |
 //! | `HFR_ZONE` | name of the part of the network this rank's node is in, where there is little bandwidth between parts |
 //! | `HFR_AFFINITY` | `off`: the library's threads run wherever the process may (default: near the rank's GPU and network port) |
 //! | `HFR_TOPO_FILE` | a description of this machine (`hfr topo --dump`) to use instead of what the system says |
@@ -20,6 +21,7 @@
 use crate::{
     error::{Error, Kind},
     launch::{Launch, node_identity, with_proxy},
+    tuning::Tuning,
 };
 use hfr_transport::{net::Infiniband, shm::Placement};
 use std::{path::PathBuf, time::Duration};
@@ -93,6 +95,9 @@ pub struct Config {
     pub gpu: Option<bool>,
     /// Name of the all_reduce plan to use.
     pub algorithm: Option<String>,
+    /// Measured figures of the machine to choose plans and pieces by. Those of rank 0 count for all ranks, and for groups that come of the
+    /// group; a group that they are not for goes by the usual ones.
+    pub tuning: Option<Tuning>,
     /// Name of the zone of this rank's node: a part of the network with much bandwidth inside and little to others. All ranks have one, or none.
     pub zone: Option<String>,
     /// Whether the library's own threads are bound to CPUs near the rank's GPU and network port, among those that the process may use.
@@ -134,6 +139,7 @@ impl Config {
             heap: None,
             gpu: None,
             algorithm: None,
+            tuning: None,
             zone: None,
             affinity: true,
             topology: None,
@@ -206,6 +212,7 @@ impl Config {
             heap: None,
             gpu: None,
             algorithm: env("HFR_ALGO"),
+            tuning: env("HFR_TUNING").map(|path| Tuning::File(path.into())),
             zone: env("HFR_ZONE"),
             affinity,
             topology: env("HFR_TOPO_FILE").map(PathBuf::from),

@@ -2,7 +2,7 @@
 //! is. It knows no rank's pointers and no data type but its size. Invariants: slots of different cells never overlap; the pieces
 //! of all chunks of a buffer cover each element exactly once; a piece never exceeds its slot.
 
-use crate::plan::{Act, CellId, Piece, Plan};
+use crate::plan::{Act, CellId, Cost, Model, Piece, Plan, Wanted, choose};
 
 /// Bytes of the header in front of the data of every slot: one cache line.
 pub const HEADER: usize = 64;
@@ -14,6 +14,25 @@ pub const STAMP: usize = 56;
 /// Plans whose slots would take more bytes of a node use smaller pieces: those in which every rank has a cell for every other grow with the
 /// square of the ranks.
 pub const MOST_SLOTS: usize = 256 << 20;
+
+/// The largest piece that `plan` gets by a model, and how many chunks are in flight then: its slots are made for them.
+pub fn largest(model: &Model, plan: &Plan, cost: &Cost) -> (usize, usize) {
+    let large = Wanted { bytes: 1 << 30 };
+    let mut piece = choose(model, &plan.shape, std::slice::from_ref(cost), large).piece;
+    // Nobody sends a large buffer by a one-shot plan: its slots need only hold what it is chosen for.
+    if plan.name == "one_shot" {
+        piece = piece.min(64 << 10);
+    }
+    loop {
+        let window = model.window(&plan.shape, cost, piece);
+        let layout = Layout::new(plan, piece, window);
+        let most = (0..plan.shape.nodes()).map(|n| layout.bytes(n)).max();
+        if most <= Some(MOST_SLOTS) || piece <= model.piece.0 {
+            return (piece, window);
+        }
+        piece /= 2;
+    }
+}
 
 /// Where one plan's cells lie. The same on every rank; offsets are relative to what the plan was given on each node.
 #[derive(Clone, Debug)]

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod reducer;
 pub mod simulate;
 pub mod stall;
+pub mod tuning;
 
 pub use communicator::{
     Communicator, Enqueued, Handle, Pending, RawCall, Registered, Scope, UniqueId,

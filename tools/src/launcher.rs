@@ -47,6 +47,19 @@ struct Rank {
     ended: bool,
 }
 
+/// This program with the arguments it has been given.
+///
+/// # Errors
+/// The system does not say where it is.
+pub fn this_command() -> Result<Vec<OsString>> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let arguments = std::env::args_os().skip(1);
+    Ok([program.into_os_string()]
+        .into_iter()
+        .chain(arguments)
+        .collect())
+}
+
 /// Starts all ranks and waits for them. Returns the exit code: 0, or that of the first to fail (128 + signal for a signal).
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The hfr program: starts jobs on this host (`run`), measures and checks collectives (`bench`), shows, proves and simulates plans (`plan`), shows
+//! The hfr program: starts jobs on this host (`run`), measures and checks collectives (`bench`), fits the model that plans are chosen by (`tune`), shows, proves and simulates plans (`plan`), shows
 //! the machine and its ranks' places (`topo`), and looks whether hosts and jobs are fit (`doctor`). Exit codes: 0 all right, 1 a wrong result
 //! or an error, 2 wrong arguments; `run` hands on the code of its command, and `doctor` has codes of its own.
 
@@ -11,6 +11,7 @@ mod plan;
 mod run;
 mod size;
 mod topo;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     Run(run::Args),
     /// Measure and check collectives, with the flags and the table of nccl-tests
     Bench(bench::Args),
+    /// Measure this machine and write the figures that plans are chosen by (HFR_TUNING)
+    Tune(tune::Args),
     /// Show, prove or simulate the plans of a group
     Plan(plan::Args),
     /// Show this machine, how far its devices are from each other, and where ranks have their place
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Topo(args) => topo::run(&args),
         Command::Doctor(args) => Ok(doctor::run(&args)),
@@ -93,6 +97,7 @@ mod tests {
             "hfr topo --load a.txt --ranks 8 --gpus 0,1,2 --ports ^eth"
         ));
         assert!(takes("hfr plan check --shape 2x2 --zones east,west"));
+        assert!(takes("hfr tune --nodes 2 -L 2 -o a.json --seconds 2.5"));
         assert!(takes("hfr doctor --quick --json --strict --root /host"));
         for wrong in [
             "hfr topo --load a.txt --sysfs /sys",
@@ -104,6 +109,7 @@ mod tests {
             "hfr run --nodes 2",
             "hfr run --transport carrier -- prog",
             "hfr plan check --shape 2x2 --nodes 2",
+            "hfr tune --seconds 0",
             "hfr doctor --look --quick",
         ] {
             assert!(!takes(wrong), "'{wrong}' was accepted");

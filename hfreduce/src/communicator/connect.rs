@@ -4,7 +4,7 @@
 use super::{
     address::address,
     core::{Arena, Core, Group},
-    hello::{Hello, agree, hello, nodes},
+    hello::{Hello, agree, hello, nodes, tuning},
     memory::Heap,
     place, rdma,
     shared::{Shared, dump_on_signal},
@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Kind},
     plan::{Model, Shape},
     stall,
+    tuning::Measured,
 };
 use hfr_transport::{
     PeerAddress, Transport, chaos,
@@ -26,7 +27,7 @@ use hfr_transport::{
 };
 use std::{
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 
@@ -37,6 +38,8 @@ pub struct Parts {
     pub server: Option<StoreServer>,
     pub wire: &'static str,
     pub place: Place,
+    /// What rank 0 brought, used here or not.
+    pub tuning: Option<Measured>,
 }
 
 /// Counters of a node's board, slots and heap: virtual sizes; pages are reserved when they are needed.
@@ -119,6 +122,8 @@ fn alone(config: &Config) -> Result<Parts, Error> {
     let bell = Doorbell::new(segment.clone(), 0, None);
     let shared = Shared::new(0, 0, bell.clone());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let tuning = tuning(config)?;
+    let model = model(cores, "none", config.on_gpus(), tuning.as_ref(), true);
     let core = Core::new(
         config,
         shape,
@@ -129,7 +134,7 @@ fn alone(config: &Config) -> Result<Parts, Error> {
         vec![bell],
         None,
         arena,
-        Model::usual(cores, "none", config.on_gpus()),
+        model,
         Waiter::new(1),
     );
     Ok(Parts {
@@ -138,6 +143,7 @@ fn alone(config: &Config) -> Result<Parts, Error> {
         server: None,
         wire: "none",
         place: config.place.clone().unwrap_or_default(),
+        tuning,
     })
 }
 
@@ -231,6 +237,9 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
     let cores = (hellos[0].cores * shape.widest())
         .div_ceil(hosts.max(1))
         .max(1);
+    let tuning = hellos[0].tuning.clone();
+    let gpus = hellos.iter().any(|h| h.gpu);
+    let model = model(cores, kind, gpus, tuning.as_ref(), rank == 0);
     let mut core = Core::new(
         config,
         shape.clone(),
@@ -247,7 +256,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         bells,
         wire,
         arena,
-        Model::usual(cores, kind, hellos.iter().any(|h| h.gpu)),
+        model,
         Waiter::new(sharing),
     );
     core.sums = place.sums.filter(|_| !matches!(kind, "none" | "local"));
@@ -258,7 +267,24 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         server: None,
         wire: kind,
         place,
+        tuning,
     })
+}
+
+/// What this group chooses by: the figures that rank 0 brought where they are for such a group, and otherwise the usual ones.
+fn model(cores: usize, wire: &str, gpus: bool, tuning: Option<&Measured>, loud: bool) -> Model {
+    static SAID: Once = Once::new();
+    let usual = Model::usual(cores, wire, gpus);
+    let Some(tuning) = tuning else { return usual };
+    match tuning.model(cores, wire, gpus) {
+        Ok(model) => model,
+        Err(why) => {
+            if loud {
+                SAID.call_once(|| tracing::warn!("the tuning (HFR_TUNING) is not used: {why}"));
+            }
+            usual
+        }
+    }
 }
 
 /// The node's segment, and everyone's eventfd by local rank.

@@ -94,7 +94,7 @@ pub struct Core {
     arena: Arena,
     bell: Doorbell,
     waiter: Waiter,
-    model: Model,
+    pub model: Model,
     timeout: Duration,
     algorithm: Option<String>,
     // Both are asked in every call, by keys that no stranger chooses.

@@ -10,6 +10,7 @@ use crate::{
     device,
     error::Error,
     plan::Shape,
+    tuning::{Measured, Tuning},
 };
 use hfr_transport::shm::{random_token, unique_address};
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,8 @@ pub struct Hello {
     /// CPUs that the rank has inherited, as the kernel lists them; empty where they cannot be told.
     pub cpus: String,
     pub zone: Option<String>,
+    /// Rank 0's alone: all choose by one model.
+    pub tuning: Option<Measured>,
 }
 
 pub fn hello(config: &Config) -> Result<Hello, Error> {
@@ -58,7 +61,14 @@ pub fn hello(config: &Config) -> Result<Hello, Error> {
         gpu_address: device::current_address(),
         cpus: place::inherited(),
         zone: config.zone.clone(),
+        tuning: tuning(config)?,
     })
+}
+
+/// The figures that this rank brings for all: only rank 0 does, so that the file is needed in one place.
+pub fn tuning(config: &Config) -> Result<Option<Measured>, Error> {
+    let first = config.tuning.as_ref().filter(|_| config.rank == 0);
+    first.map(Tuning::load).transpose()
 }
 
 /// Settings that must be the same everywhere.

@@ -44,7 +44,8 @@ use crate::{
     dtype::{DType, Element},
     engine::Stages,
     error::{Error, Kind},
-    plan::Shape,
+    plan::{Model, Shape},
+    tuning::Tuning,
 };
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -63,6 +64,7 @@ pub struct Communicator {
     heap: Arc<Heap>,
     config: Config,
     shape: Shape,
+    model: Model,
     node: usize,
     wire: &'static str,
     splits: Mutex<u64>,
@@ -121,6 +123,8 @@ impl Communicator {
 
     fn of(parts: connect::Parts, mut config: Config) -> Communicator {
         config.place = Some(parts.place);
+        // Groups that come of this one, whose rank 0 may be another, go by the same figures.
+        config.tuning = parts.tuning.map(Tuning::Measured);
         Communicator {
             queue: Arc::default(),
             shared: parts.core.shared.clone(),
@@ -128,6 +132,7 @@ impl Communicator {
             heap: parts.heap,
             config,
             shape: parts.core.shape.clone(),
+            model: parts.core.model,
             node: parts.core.node,
             wire: parts.wire,
             splits: Mutex::new(0),
@@ -181,6 +186,16 @@ impl Communicator {
     /// Ranks on this node.
     pub fn local_size(&self) -> usize {
         self.shape.on(self.node)
+    }
+
+    /// The ranks of every node.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The figures that plans and pieces are chosen by, the same on all ranks.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// How nodes reach each other: `local`, `tcp`, or `none` with one node.

@@ -1,7 +1,7 @@
 //! Groups made out of a group: a communicator of the ranks with one color, over the store that is there.
 
 use super::{Communicator, connect};
-use crate::error::Error;
+use crate::{config::Config, error::Error};
 use std::{sync::PoisonError, time::Duration};
 
 /// Ranks that have just called something together make a group within this time.
@@ -13,6 +13,20 @@ impl Communicator {
     /// # Errors
     /// As [`Communicator::connect`]; a failure of this group.
     pub fn split(&self, color: Option<u32>, key: i64) -> Result<Option<Communicator>, Error> {
+        self.split_with(color, key, |_| ())
+    }
+
+    /// As [`Communicator::split`], with settings that `change` makes other than this group's. Ranks of one color change them alike; what
+    /// says which ranks they are and where they meet is not theirs to change.
+    ///
+    /// # Errors
+    /// As [`Communicator::split`]; settings that differ.
+    pub fn split_with(
+        &self,
+        color: Option<u32>,
+        key: i64,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Option<Communicator>, Error> {
         let number = {
             let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
             *splits += 1;
@@ -27,6 +41,7 @@ impl Communicator {
         let mut members: Vec<usize> = (0..self.size()).filter(|r| all[2 * r] == word).collect();
         members.sort_by_key(|r| (all[2 * r + 1], *r));
         let mut config = self.config.clone();
+        change(&mut config);
         config.rank = members.iter().position(|r| *r == self.rank()).unwrap_or(0);
         config.world = members.len();
         // All ranks are here: whoever does not come now has failed.

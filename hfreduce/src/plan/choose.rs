@@ -115,6 +115,16 @@ pub fn choose(model: &Model, shape: &Shape, candidates: &[Cost], wanted: Wanted)
 }
 
 impl Model {
+    /// Whether ranks of a node have to share cores.
+    pub fn shares_cores(&self, shape: &Shape) -> bool {
+        shape.widest() > self.cores
+    }
+
+    /// The formula's seconds for a plan, by its cost, on a buffer of `bytes` bytes in pieces of at most `piece` bytes.
+    pub fn time(&self, shape: &Shape, cost: &Cost, bytes: usize, piece: usize) -> f64 {
+        Terms::of(self, shape, cost).time(bytes, piece)
+    }
+
     /// How many chunks must be in flight for the busiest rank never to wait for the pipeline to fill.
     pub fn window(&self, shape: &Shape, cost: &Cost, piece: usize) -> usize {
         let terms = Terms::of(self, shape, cost);
@@ -125,7 +135,7 @@ impl Model {
 }
 
 /// The formula's sums, as a fixed part and a part per byte of piece.
-struct Terms {
+pub(super) struct Terms {
     busy: (f64, f64),
     /// Of a chunk alone: waiting, and the path's bytes.
     waits: f64,
@@ -134,7 +144,7 @@ struct Terms {
 }
 
 impl Terms {
-    fn of(model: &Model, shape: &Shape, cost: &Cost) -> Terms {
+    pub(super) fn of(model: &Model, shape: &Shape, cost: &Cost) -> Terms {
         let mut busy = (0.0f64, 0.0f64);
         for node in 0..shape.nodes() {
             let mut all = (0.0, 0.0);
@@ -149,7 +159,7 @@ impl Terms {
             let share = shape.on(node).min(model.cores) as f64;
             busy = (busy.0.max(all.0 / share), busy.1.max(all.1 / share));
         }
-        let shared = shape.widest() > model.cores;
+        let shared = model.shares_cores(shape);
         let hand_over = if shared { model.wake } else { model.hand_over };
         Terms {
             busy,
@@ -167,7 +177,7 @@ impl Terms {
         self.waits + self.busy.0 + z * self.path.max(self.busy.1)
     }
 
-    fn time(&self, bytes: usize, piece: usize) -> f64 {
+    pub(super) fn time(&self, bytes: usize, piece: usize) -> f64 {
         let whole = (bytes as f64 / self.pieces as f64).max(1.0);
         let z = whole.min(piece as f64);
         let chunks = (whole / z).ceil();

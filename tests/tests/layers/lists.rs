@@ -11,7 +11,11 @@ pub const MAY_USE: &[(&str, &[&str])] = &[
     ("plan", &["hfr_topology"]),
     ("layout", &["plan"]),
     ("call", &["dtype", "layout", "op", "plan"]),
-    ("config", &["device", "error", "hfr_transport", "launch"]),
+    ("tuning", &["error", "plan"]),
+    (
+        "config",
+        &["device", "error", "hfr_transport", "launch", "tuning"],
+    ),
     ("stall", &["call", "error", "hfr_transport"]),
     ("device", &["error"]),
     (

@@ -205,15 +205,12 @@ pub fn run(args: &Args) -> Result<i32> {
     }
     // Said once here and not by every rank.
     args.check(args.nodes * args.ranks_per_node)?;
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let mut command = vec![program.into_os_string()];
-    command.extend(std::env::args_os().skip(1));
     launcher::run(&launcher::Job {
         nodes: args.nodes,
         ranks_per_node: args.ranks_per_node,
         transport: args.transport.clone(),
         timeout: args.timeout,
-        command,
+        command: launcher::this_command()?,
     })
 }
 

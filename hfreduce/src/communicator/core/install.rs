@@ -7,7 +7,7 @@ use crate::{
     call::Call,
     engine::{MAX_COUNTERS, Place, compile},
     error::{Error, Kind},
-    layout::{Layout, MOST_SLOTS},
+    layout::{Layout, largest},
     plan::{Checked, Choice, Collective, Cost, Wanted, checked, choose},
     stall::{Wait, mismatch},
 };
@@ -75,23 +75,7 @@ impl Core {
 
     fn candidate(&self, checked: Checked) -> Candidate {
         let cost = checked.plan().cost();
-        let large = Wanted { bytes: 1 << 30 };
-        let piece = choose(&self.model, &self.shape, std::slice::from_ref(&cost), large).piece;
-        // Nobody sends a large buffer by a one-shot plan: its slots need only hold what it is chosen for.
-        let mut piece = if checked.plan().name == "one_shot" {
-            piece.min(64 << 10)
-        } else {
-            piece
-        };
-        let window = loop {
-            let window = self.model.window(&self.shape, &cost, piece);
-            let layout = Layout::new(checked.plan(), piece, window);
-            let most = (0..self.shape.nodes()).map(|n| layout.bytes(n)).max();
-            if most <= Some(MOST_SLOTS) || piece <= self.model.piece.0 {
-                break window;
-            }
-            piece /= 2;
-        };
+        let (piece, window) = largest(&self.model, checked.plan(), &cost);
         Candidate {
             window,
             checked,
