@@ -1,5 +1,5 @@
 //! The file that `hfr tune` writes: a model of the machine, fitted to what was measured there, and what it was measured for. It measures and chooses
-//! nothing. Invariant: figures that come from here are finite and above zero, and pieces are powers of two, so that the choice ends.
+//! nothing. Invariant: figures that come from here are finite and above zero, and pieces are so large that their choice ends.
 
 use crate::{
     error::{Error, Kind},
@@ -159,9 +159,9 @@ impl Measured {
             return Some(format!("{name} is {figure}, and no time above zero"));
         }
         let (least, most) = m.piece;
-        let good = |piece: usize| PIECES.contains(&piece) && piece.is_power_of_two();
+        let good = |piece: usize| PIECES.contains(&piece);
         (!good(least) || !good(most) || least > most).then(|| {
-            format!("pieces go from {least} to {most} bytes, and should go from one power of two to another, within 64 and 64M")
+            format!("pieces go from {least} to {most} bytes, and should go from a smaller to a larger, within 64 and 64M")
         })
     }
 }
@@ -213,11 +213,11 @@ mod tests {
             (with("/model/byte", "quick".into()), "quick"),
             (
                 with("/model/piece/0", 0.into()),
-                "pieces go from 0 to 262144",
+                "pieces go from 0 to 98304",
             ),
             (
                 with("/model/piece/1", 1024.into()),
-                "pieces go from 4096 to 1024",
+                "pieces go from 6144 to 1024",
             ),
             (
                 good.to_string().replace("1.25e-6", "1e999"),

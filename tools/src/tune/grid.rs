@@ -8,9 +8,10 @@ use hfreduce::{
     plan::{Collective, Cost, Model, Plan, Sample, Shape, Wanted, candidates, choose},
 };
 
-/// Sizes of the smallest and the largest buffer, and of pieces; each is four times the one before.
+/// Sizes of the smallest and the largest buffer; each is four times the one before.
 const BUFFERS: (usize, usize) = (1 << 10, 16 << 20);
-const PIECES: (usize, usize) = (4 << 10, 1 << 20);
+/// The largest piece. The smallest is the usual model's, and each is four times the one before.
+const LARGEST: usize = 1 << 20;
 
 fn rungs((first, last): (usize, usize)) -> impl Iterator<Item = usize> + Clone {
     std::iter::successors(Some(first), |rung| Some(rung * 4)).take_while(move |r| *r <= last)
@@ -59,7 +60,7 @@ impl Grid {
             usual: *usual,
         };
         for plan in 0..grid.plans.len() {
-            for piece in rungs(PIECES) {
+            for piece in rungs((usual.piece.0, LARGEST)) {
                 let wanted = |bytes: &usize| grid.differs(plan, piece, *bytes);
                 if grid.gets(plan, piece) && rungs(BUFFERS).any(|bytes| wanted(&bytes)) {
                     grid.combinations.push(Combination { plan, piece });
@@ -85,7 +86,7 @@ impl Grid {
 
     /// Whether a buffer of this size is larger than what the next smaller piece takes whole.
     fn differs(&self, plan: usize, piece: usize, bytes: usize) -> bool {
-        piece == PIECES.0 || piece / 4 * self.costs[plan].pieces < bytes
+        piece == self.usual.piece.0 || piece / 4 * self.costs[plan].pieces < bytes
     }
 
     /// Whether the library gives the plan such pieces.
