@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use grid::{Cell, Combination, Grid};
 use hfreduce::{
     Communicator, Config,
-    plan::{Model, fit},
+    plan::{Model, fit, misfit},
     tuning::{Measured, Tuning},
 };
 use outcome::{Outcome, Row};
@@ -125,7 +125,8 @@ fn tune(args: &Args, group: &Communicator) -> Result<()> {
     ensure!(!cells.is_empty(), short());
 
     // Rank 0's fit is everyone's: the library hands it on.
-    let fitted = fit(&usual, group.shape(), &grid.costs, &grid.samples(&cells));
+    let samples = grid.samples(&cells);
+    let fitted = fit(&usual, group.shape(), &grid.costs, &samples);
     let tuned = going_by(group, fitted, None)?;
     let rows = compare(group, &tuned, &forced, (&grid, &cells), until(1.0))?;
     ensure!(!rows.is_empty(), short());
@@ -133,7 +134,10 @@ fn tune(args: &Args, group: &Communicator) -> Result<()> {
         return Ok(());
     }
     let outcome = Outcome { grid: &grid, rows };
-    print!("{}", outcome.table(group, &usual, tuned.model()));
+    print!("{}", outcome.table(group));
+    let off = |model| misfit(model, group.shape(), &grid.costs, &samples);
+    let (old, new) = ((&usual, off(&usual)), (tuned.model(), off(tuned.model())));
+    print!("{}", outcome::figures(old, new));
     if let Some(why) = outcome.no_use() {
         println!("{why} Nothing is written.");
         return Ok(());

@@ -65,15 +65,15 @@ fn size(bytes: usize) -> String {
 
 impl Outcome<'_> {
     /// The table, as text.
-    pub fn table(&self, group: &Communicator, usual: &Model, fitted: &Model) -> String {
-        let shape = group.shape();
+    pub fn table(&self, group: &Communicator) -> String {
+        let (shape, model) = (group.shape(), group.model());
         let mut text = format!(
             "# all_reduce of floats: {} ranks on {} nodes, transport={}, {} cores for the ranks of a node{}\n",
             shape.ranks(),
             shape.nodes(),
             group.transport(),
-            usual.cores,
-            if usual.shares_cores(shape) {
+            model.cores,
+            if model.shares_cores(shape) {
                 ", which share them"
             } else {
                 ""
@@ -101,7 +101,6 @@ impl Outcome<'_> {
             "# sum of times: before {before:.1} us, after {after:.1} us, best {best:.1} us; a call takes {:+.1} % on the average",
             (self.ratio() - 1.0) * 100.0
         );
-        text += &figures(usual, fitted);
         text
     }
 
@@ -126,8 +125,8 @@ impl Outcome<'_> {
     }
 }
 
-/// What was fitted, in nanoseconds, or nanoseconds per KiB.
-fn figures(usual: &Model, fitted: &Model) -> String {
+/// What was fitted, and how far from what was measured the formula is before and after: each a model with its misfit.
+pub fn figures((usual, before): (&Model, f64), (fitted, after): (&Model, f64)) -> String {
     let all = [
         ("step", usual.step, fitted.step),
         ("hand_over", usual.hand_over, fitted.hand_over),
@@ -142,9 +141,12 @@ fn figures(usual: &Model, fitted: &Model) -> String {
         format!("{name} {:.1} (usually {:.1})", fitted * 1e9, usual * 1e9)
     });
     let each: Vec<String> = each.collect();
+    let off = |misfit: f64| misfit.sqrt().exp();
     format!(
-        "# figures in ns, byte and wire in ns per KiB: {}\n",
-        each.join(", ")
+        "# figures in ns, byte and wire in ns per KiB: {}\n# with them the formula is off by a factor of {:.2}, with the usual ones {:.2}\n",
+        each.join(", "),
+        off(after),
+        off(before),
     )
 }
 
