@@ -288,6 +288,7 @@ static void not_blocking(Rank* self) {
 /* A failure of the group that nobody waits for is told when asked. */
 static void not_blocking_killed(Rank* self) {
   hfrConfig_t config = HFR_CONFIG_INITIALIZER;
+  hfrResult_t started;
   hfrComm_t comm = NULL;
   int32_t one = 1;
   config.blocking = 0;
@@ -297,7 +298,9 @@ static void not_blocking_killed(Rank* self) {
   CHECK(settled(comm) == hfrSuccess, "%s", hfrGetLastError(comm));
   behind_all(self, 2);
   if (self->rank == 2) raise(SIGKILL);
-  EXPECT(hfrInProgress, hfrAllReduce(&one, &one, 1, hfrInt32, hfrSum, comm, NULL));
+  /* Its end may be known already. */
+  started = hfrAllReduce(&one, &one, 1, hfrInt32, hfrSum, comm, NULL);
+  CHECK(started == hfrInProgress || started == hfrRemoteError, "it is answered by %s", hfrGetErrorString(started));
   CHECK(settled(comm) == hfrRemoteError, "it succeeded");
   CHECK(strstr(hfrGetLastError(comm), "rank 2") != NULL, "%s", hfrGetLastError(comm));
   CHECK(settled(comm) == hfrRemoteError, "it does not stay");
