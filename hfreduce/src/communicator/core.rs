@@ -315,6 +315,7 @@ impl Core {
                 Ok(moved) => moved,
                 Err(fault) => return Err(self.fault(fault)),
             };
+            self.shared.heed();
             if done(self) {
                 self.engine.ring();
                 if idle.is_some_and(|(_, check)| check > FIRST_CHECK) {

@@ -24,6 +24,8 @@ pub struct Shared {
     pub history: History,
     bell: Doorbell,
     poisoned: AtomicBool,
+    /// Somebody has rung, and it has not been heeded.
+    rung: AtomicBool,
     printed: AtomicBool,
     verdict: Mutex<Option<Error>>,
     told: Condvar,
@@ -37,6 +39,7 @@ impl Shared {
             history: History::default(),
             bell,
             poisoned: AtomicBool::new(false),
+            rung: AtomicBool::new(false),
             printed: AtomicBool::new(false),
             verdict: Mutex::new(None),
             told: Condvar::new(),
@@ -89,9 +92,23 @@ impl Shared {
         })
     }
 
-    /// Wakes whoever runs the engine.
+    /// Has whoever runs the engine look at what it runs it for, whether it sleeps or not.
     pub fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
         self.bell.ring();
+    }
+
+    /// Whether [`Shared::ring`] was called since [`Shared::heed`].
+    pub fn rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// To be called before what was rung for is looked at.
+    pub fn heed(&self) {
+        // Loads only where nobody rang: a small call notices a store that others read.
+        if self.rung() {
+            self.rung.swap(false, Ordering::AcqRel);
+        }
     }
 }
 

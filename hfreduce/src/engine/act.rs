@@ -1,6 +1,6 @@
 //! What a step does to memory. This is where the bytes are touched, and why it is sound: plans are [`Checked`](crate::plan::Checked), so
-//! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on the
-//! board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
+//! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on its
+//! stamp, or on the board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
 
 use super::{Author, Engine, Fault, Job, Op, Target, Term, ticket};
 use crate::{
@@ -16,12 +16,15 @@ use std::sync::atomic::AtomicU64;
 const BLOCK: usize = 8 << 10;
 
 /// Bytes of a slot that are brought near in advance.
-const EXPECTED: usize = 1024;
+const EXPECTED: usize = 1 << 10;
+/// Slots for which it is done: who writes more of them in a call is not as quick as that anyway.
+const MOST_EXPECTED: usize = 4;
 
 /// The stamp of the slot at `at`.
 pub(super) fn stamp(segment: &Segment, at: usize) -> &AtomicU64 {
     // SAFETY: inside the segment, which outlives the reference, and aligned, as slots are; all who touch these bytes do so through this
-    // function, but for wires, which write only slots whose stamps nobody reads.
+    // function, but for installing, while nobody runs, and for wires: they read a slot that is not written meanwhile, and write only slots whose
+    // stamps nobody reads.
     unsafe { AtomicU64::from_ptr(segment.at(at + STAMP, size_of::<u64>()).cast()) }
 }
 
@@ -31,15 +34,15 @@ impl Engine {
     pub(super) fn expect(&self, run: usize) {
         let r = &self.runs[run];
         let slot = (r.end % r.slots) as usize * r.slot_bytes;
-        for step in &r.steps {
-            if let Op::Take {
+        let bytes = EXPECTED.min(r.slot_bytes);
+        let taken = r.steps.iter().filter_map(|step| match step.op {
+            Op::Take {
                 slot: first, alias, ..
-            } = step.op
-                && alias != TakeAlias::Own
-            {
-                let bytes = EXPECTED.min(r.slot_bytes);
-                kernel::expect(self.segment.at(first + slot, bytes), bytes);
-            }
+            } if alias != TakeAlias::Own => Some(first + slot),
+            _ => None,
+        });
+        for at in taken.take(MOST_EXPECTED) {
+            kernel::expect(self.segment.at(at, bytes), bytes);
         }
     }
 
@@ -348,7 +351,7 @@ struct Addition {
     raw: usize,
     /// Whether the result is complete.
     last: bool,
-    /// How the first target is written.
+    /// How the target is written, where there is only one.
     first: Store,
 }
 

@@ -268,17 +268,23 @@ impl Engine {
             let run = self.active[i];
             moved |= self.pass(run, &mut acts)?;
             let r = &mut self.runs[run];
+            let mut small = false;
             while r
                 .jobs
                 .front()
                 .is_some_and(|(base, job)| base + job.extent.chunks() <= r.floor)
             {
-                r.jobs.pop_front();
+                small = r
+                    .jobs
+                    .pop_front()
+                    .is_some_and(|(_, job)| job.extent.chunks() == 1);
                 moved = true;
             }
             if r.jobs.is_empty() {
                 self.active.swap_remove(i);
-                self.expect(run);
+                if small {
+                    self.expect(run);
+                }
             } else {
                 i += 1;
             }
@@ -354,6 +360,7 @@ impl Engine {
         if copied {
             self.act_on_device(run, i, job, chunk - base, slot)?;
         } else if sent {
+            self.ring();
             self.send(run, i, job, chunk, base, slot)?;
         } else {
             self.act(run, i, job, chunk - base, slot)?;

@@ -89,7 +89,7 @@ pub struct Choice {
     pub seconds: f64,
 }
 
-/// The candidate that is fastest by the formula, with its best piece size (a power of two within the model's bounds).
+/// The candidate that is fastest by the formula, with its best piece size (doubled from the model's smallest to its largest).
 pub fn choose(model: &Model, shape: &Shape, candidates: &[Cost], wanted: Wanted) -> Choice {
     let mut best = Choice {
         plan: 0,

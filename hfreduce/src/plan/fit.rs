@@ -33,7 +33,7 @@ const ASIDE: f64 = 2.3;
 /// Rounds of a search, at most; most take fewer than a hundred.
 const ROUNDS: usize = 1000;
 /// The largest piece that is considered is never smaller than this: a fit to few sizes says little of others.
-const LEAST_MOST_PIECE: usize = 64 << 10;
+const LEAST_MOST_PIECE: usize = 96 << 10;
 
 /// Mean squared logarithm of what the model says over what was measured. A sample counts less the slower it was than the best of its size: the model is
 /// asked which plan is fastest, and how slow the slowest are does not matter.
@@ -123,7 +123,10 @@ pub fn fit(start: &Model, shape: &Shape, costs: &[Cost], samples: &[Sample]) -> 
     }
     found = search(found.0, FINE, &far);
     let used = best(samples).into_values().map(|s| s.piece);
-    let most = used.fold(LEAST_MOST_PIECE.max(start.piece.0), usize::max);
+    let most = used.fold(
+        start.piece.1.min(LEAST_MOST_PIECE).max(start.piece.0),
+        usize::max,
+    );
     Model {
         piece: (start.piece.0, most),
         ..at(&found.0)
@@ -331,6 +334,9 @@ mod tests {
         let left = |m: &Model| (m.wake, m.send, m.hop, m.wire, m.cores);
         assert_eq!(left(&fitted), left(&start));
         assert!(fitted.step > 3e-6 && fitted.hand_over != start.hand_over);
-        assert!(fitted.piece.0 == start.piece.0 && fitted.piece.1 >= LEAST_MOST_PIECE);
+        assert!(
+            fitted.piece.0 == start.piece.0
+                && fitted.piece.1 >= start.piece.1.min(LEAST_MOST_PIECE)
+        );
     }
 }

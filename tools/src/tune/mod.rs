@@ -84,6 +84,10 @@ fn take_part(args: &Args) -> Result<i32> {
     // All plans are asked, with buffers on the host.
     config.algorithm = None;
     config.gpu = Some(false);
+    // A file that is not there yet, or is no good any more, is what this is to write.
+    if config.tuning.as_ref().is_some_and(|t| t.load().is_err()) {
+        config.tuning = None;
+    }
     let group = Communicator::connect(&config).context(join)?;
     let rank = group.rank();
     tune(args, &group).with_context(|| format!("rank {rank}"))?;
@@ -126,7 +130,11 @@ fn tune(args: &Args, group: &Communicator) -> Result<()> {
 
     // Rank 0's fit is everyone's: the library hands it on.
     let samples = grid.samples(&cells);
-    let fitted = fit(&usual, group.shape(), &grid.costs, &samples);
+    let fitted = if group.rank() == 0 {
+        fit(&usual, group.shape(), &grid.costs, &samples)
+    } else {
+        usual
+    };
     let tuned = going_by(group, fitted, None)?;
     let rows = compare(group, &tuned, &forced, (&grid, &cells), until(1.0))?;
     ensure!(!rows.is_empty(), short());

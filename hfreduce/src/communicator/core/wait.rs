@@ -14,16 +14,17 @@ impl Core {
     pub(super) fn park(&mut self) -> Result<bool, Error> {
         let unheard = self.at_gate || self.engine.copying();
         let longest = if unheard { LOOK } else { FIRST_CHECK };
-        // The ends of copies are asked of the driver, which is no cheap look.
-        let waiter = if unheard && self.tired {
-            Waiter::with_pauses(1)
-        } else {
-            self.waiter
+        let waiter = match (unheard, self.tired) {
+            // The ends of copies are asked of the driver, which is no cheap look, and gates are looked at only between two parks.
+            (true, true) => Waiter::with_pauses(1),
+            (true, false) => Waiter::with_pauses(self.waiter.pauses()),
+            (false, _) => self.waiter,
         };
         let (engine, shared) = (&mut self.engine, &self.shared);
         let mut fault = None;
         let mut look = |engine: &mut Engine| {
             shared.poisoned()
+                || shared.rung()
                 || match engine.advance() {
                     Ok(moved) => moved,
                     Err(f) => {
@@ -32,7 +33,9 @@ impl Core {
                     }
                 }
         };
-        let moved = waiter.glance(|| look(engine)) || {
+        // A look at a wire is a system call: those who sleep do not wait for several.
+        let glanced = engine.transport().is_none() && waiter.glance(|| look(engine));
+        let moved = glanced || {
             engine.ring();
             waiter.look(|| look(engine))
         };
