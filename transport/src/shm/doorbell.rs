@@ -198,6 +198,15 @@ const TURNS: u32 = 200;
 /// Turns that took so long in all went to somebody who computes: a sleeper that is woken has a better claim to the core.
 const MOST_TURNS: Duration = Duration::from_millis(1);
 
+/// How looking ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// What `ready` said last.
+    pub ready: bool,
+    /// Whether somebody who computes had the core for long: better no more turns for a while.
+    pub crowded: bool,
+}
+
 impl Waiter {
     /// The policy for a node with `local_ranks` ranks, given the CPUs this process may use (affinity mask and cgroup quota).
     pub fn new(local_ranks: usize) -> Waiter {
@@ -235,28 +244,33 @@ impl Waiter {
         false
     }
 
-    /// Looks until `ready` says yes or it is time to sleep; what `ready` said last.
-    pub fn look(&self, mut ready: impl FnMut() -> bool) -> bool {
+    /// Looks until `ready` says yes or it is time to sleep.
+    pub fn look(&self, mut ready: impl FnMut() -> bool) -> Looked {
+        let mut looked = Looked {
+            ready: false,
+            crowded: false,
+        };
         for _ in 0..self.pauses {
-            if ready() {
-                return true;
+            looked.ready = ready();
+            if looked.ready {
+                return looked;
             }
             std::hint::spin_loop();
         }
         if self.turns == 0 {
-            return false;
+            return looked;
         }
         let began = Instant::now();
         for _ in 0..self.turns {
             std::thread::yield_now();
-            if ready() {
-                return true;
-            }
-            if began.elapsed() > MOST_TURNS {
+            // Before the look, which may take long where it finds work.
+            looked.crowded = began.elapsed() > MOST_TURNS;
+            looked.ready = ready();
+            if looked.ready || looked.crowded {
                 break;
             }
         }
-        false
+        looked
     }
 
     /// Waits until `ready` or, at the latest, until one sleep (see `Doorbell::park`) has ended. Returns what `ready` said last.
@@ -267,6 +281,6 @@ impl Waiter {
         watch: &[(RawFd, bool)],
         mut ready: impl FnMut() -> bool,
     ) -> Result<bool, Error> {
-        Ok(self.look(&mut ready) || bell.park(timeout, watch, &mut ready)? || ready())
+        Ok(self.look(&mut ready).ready || bell.park(timeout, watch, &mut ready)? || ready())
     }
 }

@@ -29,7 +29,7 @@ pub mod sync;
 pub use self::{
     backing::Backing,
     board::{Board, COUNTER_BYTES},
-    doorbell::{DOORBELL_BYTES, Doorbell, Waiter},
+    doorbell::{DOORBELL_BYTES, Doorbell, Looked, Waiter},
     error::Error,
     exchange::exchange,
     numa::Placement,

@@ -9,6 +9,10 @@ use crate::{
 use hfr_transport::shm::Waiter;
 use std::time::Duration;
 
+/// After somebody who computes had this rank's core for long, the rank sleeps at once so many times: a sleeper that is woken goes before
+/// who computes, and who has yielded goes behind. Then it tries again.
+const CROWDED: u32 = 256;
+
 impl Core {
     /// Looks for a while, then sleeps until something may have changed. Whether anything moved.
     pub(super) fn park(&mut self) -> Result<bool, Error> {
@@ -18,6 +22,10 @@ impl Core {
             // The ends of copies are asked of the driver, which is no cheap look, and gates are looked at only between two parks.
             (true, true) => Waiter::with_pauses(1),
             (true, false) => Waiter::with_pauses(self.waiter.pauses()),
+            (false, _) if self.crowded > 0 => {
+                self.crowded -= 1;
+                Waiter::with_pauses(self.waiter.pauses())
+            }
             (false, _) => self.waiter,
         };
         let (engine, shared) = (&mut self.engine, &self.shared);
@@ -37,7 +45,11 @@ impl Core {
         let glanced = engine.transport().is_none() && waiter.glance(|| look(engine));
         let moved = glanced || {
             engine.ring();
-            waiter.look(|| look(engine))
+            let looked = waiter.look(|| look(engine));
+            if looked.crowded {
+                self.crowded = CROWDED;
+            }
+            looked.ready
         };
         let slept = if moved {
             Ok(true)
