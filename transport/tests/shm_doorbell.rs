@@ -248,6 +248,25 @@ fn a_waiter_hands_its_core_over_before_it_sleeps_and_gives_up_in_the_end() {
 }
 
 #[test]
+fn a_waiter_that_gets_its_core_back_late_says_so_with_what_it_saw() {
+    let waiter = Waiter::new(1);
+    for there in [false, true] {
+        let mut looks = 0;
+        let looked = waiter.look(|| {
+            looks += 1;
+            if looks == waiter.pauses() + 1 {
+                std::thread::sleep(Duration::from_millis(3));
+            }
+            there && looks > waiter.pauses() + 1
+        });
+        // On a busy machine the first turn may be the late one already.
+        let saw = there && looks > waiter.pauses() + 1;
+        assert!(looked.crowded && looked.ready == saw, "{looked:?}");
+        assert!(looks <= waiter.pauses() + 2, "it goes on for {looks} looks");
+    }
+}
+
+#[test]
 #[cfg(debug_assertions)]
 #[should_panic(expected = "would go from 5 to 5")]
 fn a_counter_that_does_not_grow_is_a_panic() {
