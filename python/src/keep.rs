@@ -23,39 +23,50 @@ unsafe impl Send for Grave {}
 /// Graves that nobody has emptied yet: a stack, pushed by any thread and taken as a whole by an attached one.
 static FILLED: AtomicPtr<Grave> = AtomicPtr::new(ptr::null_mut());
 
-/// Owns references on any thread; when it is dropped they are left to the next attached thread that calls into the module.
-pub struct Held(Option<Box<Grave>>);
+/// Owns references on any thread until somebody takes them; what nobody has taken is left to the next attached thread that calls into the
+/// module.
+pub struct Held(AtomicPtr<Grave>);
 
 impl Held {
     /// Made while attached, so that the foreign thread needs to allocate nothing.
     pub fn new(references: Vec<Py<PyAny>>) -> Held {
-        Held(Some(Box::new(Grave {
+        Held(AtomicPtr::new(Box::into_raw(Box::new(Grave {
             references,
             next: ptr::null_mut(),
-        })))
+        }))))
     }
 
-    /// The references, for an attached thread.
-    pub fn take(&mut self, _attached: Python<'_>) -> Vec<Py<PyAny>> {
-        self.0
-            .take()
-            .map_or_else(Vec::new, |grave| grave.references)
+    /// The references, for an attached thread; none if they were taken or left before.
+    pub fn take(&self, _attached: Python<'_>) -> Vec<Py<PyAny>> {
+        let grave = self.0.swap(ptr::null_mut(), Ordering::Acquire);
+        if grave.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: came from `Box::into_raw`, and the swap made it ours alone.
+        unsafe { Box::from_raw(grave) }.references
     }
-}
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        let Some(grave) = self.0.take() else { return };
-        let grave = Box::into_raw(grave);
+    /// Leaves the references, if nobody has taken them, to the next attached thread.
+    pub fn leave(&self) {
+        let grave = self.0.swap(ptr::null_mut(), Ordering::Acquire);
+        if grave.is_null() {
+            return;
+        }
         let mut top = FILLED.load(Ordering::Relaxed);
         loop {
-            // SAFETY: ours until the exchange succeeds.
+            // SAFETY: the swap made it ours until the exchange succeeds.
             unsafe { (*grave).next = top };
             match FILLED.compare_exchange_weak(top, grave, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => top = now,
             }
         }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

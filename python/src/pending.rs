@@ -30,6 +30,9 @@ pub struct Pending {
     /// Nobody says goodbye while its call runs.
     group: Arc<Inner>,
     operation: &'static str,
+    /// The buffers' references. Whoever comes first when the call has ended, its thread or one that has waited, lets go of them: a wait
+    /// can return before the call's thread gets there.
+    held: Arc<Held>,
 }
 
 /// Signals are looked for this often.
@@ -54,15 +57,15 @@ impl Pending {
             Started::Host(pending) => (pending, None),
             Started::Stream(enqueued) => (enqueued.pending().clone(), Some(enqueued)),
         };
-        if !references.is_empty() {
-            let held = Held::new(references);
-            pending.then(move |_| drop(held));
-        }
+        let held = Arc::new(Held::new(references));
+        let left = held.clone();
+        pending.then(move |_| left.leave());
         Pending {
             pending,
             on_stream,
             group,
             operation,
+            held,
         }
     }
 
@@ -88,6 +91,7 @@ impl Pending {
         let mut result = self.pending.result();
         loop {
             if let Some(result) = result {
+                drop(self.held.take(py));
                 sweep(py);
                 return result
                     .map(|()| true)
@@ -158,7 +162,7 @@ impl Pending {
 
     /// Calls `callback(error)` when the call has ended, with None if it went well: on a thread of the library, or at once.
     fn then(&self, callback: Bound<'_, PyAny>) {
-        let mut held = Held::new(vec![callback.unbind()]);
+        let held = Held::new(vec![callback.unbind()]);
         let operation = self.operation;
         self.pending.then(move |result| {
             enter(|py| {

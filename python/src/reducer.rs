@@ -281,7 +281,7 @@ impl Reducer {
                 return outcome;
             };
             // The last reduction that ends lets go of everything.
-            let held = Arc::new(Mutex::new(Held::new(keep)));
+            let held = Arc::new(Held::new(keep));
             for one in on_streams {
                 let known = one.pending().result().unwrap_or(Ok(()));
                 let end = known.and_then(|()| one.block(stream));

@@ -102,7 +102,7 @@ impl Crew {
     }
 }
 
-fn call(mut held: Held) {
+fn call(held: Held) {
     visit(|py| {
         for callback in held.take(py) {
             call_now(py, &callback);
