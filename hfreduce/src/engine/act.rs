@@ -65,7 +65,7 @@ impl Engine {
                 self.take(job, chunk, piece, first + slot, alias, over);
                 Ok(())
             }
-            Op::Give { from, piece } => self.give(job, chunk, slot, from, piece),
+            Op::Give { from, piece, back } => self.give(job, chunk, slot, from, piece, back),
             Op::Reduce { .. } => self.reduce(run, i, job, chunk, slot),
             Op::Nothing => Ok(()),
             Op::Put { .. } | Op::SignalAway { .. } => unreachable!("puts are begun by `begin`"),
@@ -97,7 +97,7 @@ impl Engine {
                 // SAFETY: the job promises the input; the slot is ours until its counter is raised, which waits for the ticket.
                 unsafe { self.device().copy_in(source, target, bytes, ticket) }
             }
-            Op::Give { from, piece } => {
+            Op::Give { from, piece, back } => {
                 let (target, count) = job.output(piece, chunk);
                 let bytes = count * job.size;
                 let (source, same) = match from {
@@ -112,8 +112,16 @@ impl Engine {
                         (source.cast_const(), input == target.cast_const())
                     }
                     Term::Slot(from, author) => {
-                        let header = self.read_header(from + slot, job, author)?;
-                        (self.data(from + slot, &header, bytes), false)
+                        match self.result(
+                            job,
+                            from + slot,
+                            author,
+                            back.map(|b| b + slot),
+                            bytes,
+                        )? {
+                            Some(result) => (result, false),
+                            None => (target.cast_const(), true),
+                        }
                     }
                 };
                 let bytes = if same { 0 } else { bytes };
@@ -171,6 +179,27 @@ impl Engine {
         }
     }
 
+    /// Where the result lies whose slot is at `at`, if it does not lie in this rank's output already. `back`: the slot of the own input that
+    /// it is of.
+    fn result(
+        &self,
+        job: &Job,
+        at: usize,
+        author: Author,
+        back: Option<usize>,
+        bytes: usize,
+    ) -> Result<Option<*const u8>, Fault> {
+        let header = self.read_header(at, job, author)?;
+        if self.me == 0 || header.given & self.me == 0 {
+            return Ok(Some(self.data(at, &header, bytes)));
+        }
+        let Some(back) = back else { return Ok(None) };
+        // SAFETY: inside the segment, aligned, and this rank is its only writer.
+        let own = unsafe { self.segment.at(back, STAMP).cast::<Header>().read() };
+        // An output that was announced has been written.
+        Ok((own.output == 0).then(|| self.segment.at(back + HEADER, bytes).cast_const()))
+    }
+
     fn take(
         &mut self,
         job: &Job,
@@ -213,6 +242,7 @@ impl Engine {
         slot: usize,
         from: Term,
         piece: Piece,
+        back: Option<usize>,
     ) -> Result<(), Fault> {
         let (target, count) = job.output(piece, chunk);
         let bytes = count * job.size;
@@ -222,11 +252,10 @@ impl Engine {
             }
             Term::Own(input, _) => job.input(input, chunk).0,
             Term::Slot(from, author) => {
-                let header = self.read_header(from + slot, job, author)?;
-                if self.me != 0 && header.given & self.me != 0 {
-                    return Ok(());
+                match self.result(job, from + slot, author, back.map(|b| b + slot), bytes)? {
+                    Some(result) => result,
+                    None => return Ok(()),
                 }
-                self.data(from + slot, &header, bytes)
             }
         };
         if source != target.cast_const() {
@@ -284,18 +313,23 @@ impl Engine {
         };
         let count = job.input(*part, chunk).1;
         let bytes = count * job.size;
-        let mut outputs = [0u64; 64];
+        // By term: where its rank wants the result, and the slot it came in.
+        let mut from = [(0u64, std::ptr::null_mut()); 64];
         for (t, term) in terms.iter().enumerate() {
             match *term {
                 Term::Own(_, first) if job.sides.input => {
                     sources.push(self.segment.at(first + slot + HEADER, bytes));
                 }
                 Term::Own(piece, _) => sources.push(job.input(piece, chunk).0),
-                Term::Slot(from, author) => {
-                    let header = self.read_header(from + slot, job, author)?;
-                    sources.push(self.data(from + slot, &header, bytes));
-                    if t < outputs.len() {
-                        outputs[t] = header.output;
+                Term::Slot(at, author) => {
+                    let header = self.read_header(at + slot, job, author)?;
+                    let source = self.data(at + slot, &header, bytes);
+                    sources.push(source);
+                    if let Some(from) = from.get_mut(t) {
+                        from.0 = header.output;
+                        if header.data == 0 {
+                            from.1 = source.cast_mut();
+                        }
                     }
                 }
             }
@@ -305,6 +339,8 @@ impl Engine {
             call: job.call,
             ..Header::default()
         };
+        // Slots come first: somebody reads them next, so the result is computed there, and only copies of it go past the caches.
+        let mut near = 0;
         let mut left_over = *shared;
         for target in wanted {
             match *target {
@@ -313,9 +349,14 @@ impl Engine {
                     targets.push(job.output(piece, chunk).0);
                     header.given |= self.me;
                 }
-                Target::Of(term, bit) => match outputs.get(term) {
-                    Some(&output) if output != 0 => {
+                Target::Of { term, bit, back } => match from.get(term) {
+                    Some(&(output, _)) if output != 0 => {
                         targets.push(self.segment.at(output as usize - 1, bytes));
+                        header.given |= bit;
+                    }
+                    Some(&(_, slot)) if back && !slot.is_null() => {
+                        targets.insert(near, slot);
+                        near += 1;
                         header.given |= bit;
                     }
                     _ => left_over = true,
@@ -323,11 +364,8 @@ impl Engine {
             }
         }
         if left_over {
-            targets.push(self.segment.at(at + HEADER, bytes));
-            // Somebody reads the slot next: it is computed there, and only copies of it go past the caches.
-            if job.store == Store::Streaming {
-                targets.rotate_right(1);
-            }
+            targets.insert(near, self.segment.at(at + HEADER, bytes));
+            near += 1;
         }
         Ok(Addition {
             header,
@@ -335,7 +373,7 @@ impl Engine {
             count,
             raw: *raw,
             last: *last,
-            first: if left_over { Store::Cached } else { job.store },
+            near,
         })
     }
 }
@@ -351,14 +389,18 @@ struct Addition {
     raw: usize,
     /// Whether the result is complete.
     last: bool,
-    /// How the target is written, where there is only one.
-    first: Store,
+    /// So many of the targets are slots; they come first.
+    near: usize,
 }
 
 /// Adds all sources into all targets, element by element in the order of the sources.
 fn add(job: &Job, sources: &[*const u8], targets: &[*mut u8], sum: &Addition) {
     let Addition {
-        count, raw, last, ..
+        count,
+        raw,
+        last,
+        near,
+        ..
     } = *sum;
     let Some(kernel) = &job.kernel else {
         unreachable!("a collective that reduces has a kernel")
@@ -367,9 +409,10 @@ fn add(job: &Job, sources: &[*const u8], targets: &[*mut u8], sum: &Addition) {
         return;
     };
     if others.is_empty() {
+        let store = if near > 0 { Store::Cached } else { job.store };
         // SAFETY: all sources are readable and the target writable for `count` elements: slots by the plan's proof, user memory by the
         // job's promise; the target is one of the sources or disjoint from them.
-        unsafe { kernel.reduce(sources, raw, first, count, last, sum.first) };
+        unsafe { kernel.reduce(sources, raw, first, count, last, store) };
         return;
     }
     let block = BLOCK / job.size;
@@ -391,11 +434,16 @@ fn add(job: &Job, sources: &[*const u8], targets: &[*mut u8], sum: &Addition) {
         let first = first.wrapping_add(offset);
         // SAFETY: as above, for a part of the elements.
         unsafe { kernel.reduce(shifted, raw, first, n, last, Store::Cached) };
-        for &other in others {
+        for (i, &other) in others.iter().enumerate() {
+            let store = if i + 1 < near {
+                Store::Cached
+            } else {
+                job.store
+            };
             // SAFETY: all sources of this part have been read; the targets are distinct pieces of memory.
             unsafe {
                 let other = other.wrapping_add(offset);
-                match job.store {
+                match store {
                     Store::Cached if count <= block => {
                         kernel::copy_shared(first, other, n * job.size);
                     }

@@ -6,6 +6,10 @@ use crate::{
     plan::{Act, CellId, Checked, Direct, Piece, TakeAlias},
 };
 
+/// Ranks of a node up to which a result goes back to each in the slot that its input came in, in a copy for each: whoever writes a line last
+/// then writes it next, and lines cross between cores half as often. With more ranks the copies cost more than that saves.
+const MOST_BACK: usize = 4;
+
 /// What a plan was given on every node: where its slots begin in the node's segment and where its counters begin on the node's board.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -51,8 +55,15 @@ pub enum Term {
 pub enum Target {
     /// The rank's own output piece.
     Own(Piece),
-    /// That of the rank whose taken piece is this term; bit of its local rank.
-    Of(usize, u64),
+    /// That of the rank whose taken piece is a term.
+    Of {
+        /// Which term.
+        term: usize,
+        /// Bit of its local rank.
+        bit: u64,
+        /// Whether the result may go back to that term's slot, where the output is out of reach.
+        back: bool,
+    },
 }
 
 /// What a step does, with offsets.
@@ -105,6 +116,8 @@ pub enum Op {
         from: Term,
         /// Which piece.
         piece: Piece,
+        /// First slot of the own input that the result is of, in which it may have come back.
+        back: Option<usize>,
     },
     /// Tell another node.
     SignalAway {
@@ -273,6 +286,7 @@ impl Compiler<'_> {
             Act::Give { from, piece } => Op::Give {
                 from: self.term(*from),
                 piece: *piece,
+                back: self.back(i, *from),
             },
             Act::Signal => {
                 let to = stage.to.expect("a signal writes a token");
@@ -292,28 +306,46 @@ impl Compiler<'_> {
         let plan = self.checked.plan();
         let facts = self.checked.facts();
         let direct = &facts.direct[&i];
+        // The word of bits in a header names 64 local ranks; those behind are given a copy as if they had ordinary memory.
+        let nameable = |d: &&Direct| plan.shape.local(plan.stages[d.give].worker as usize) < 64;
+        let named = direct.iter().filter(nameable).count();
+        let shared = facts.readers[to.index()].len() > named;
         let target = |d: &Direct| {
             let give = &plan.stages[d.give];
             match (d.term, &give.act) {
                 (None, Act::Give { piece, .. }) => Target::Own(*piece),
                 (Some(term), _) => {
-                    Target::Of(term, 1 << plan.shape.local(give.worker as usize).min(63))
+                    let bit = 1 << plan.shape.local(give.worker as usize).min(63);
+                    Target::Of {
+                        term,
+                        bit,
+                        back: d.back && !shared && plan.shape.on(self.node) <= MOST_BACK,
+                    }
                 }
                 _ => unreachable!("a direct output belongs to a give"),
             }
         };
-        // The word of bits in a header names 64 local ranks; those behind are given a copy as if they had ordinary memory.
-        let nameable = |d: &&Direct| plan.shape.local(plan.stages[d.give].worker as usize) < 64;
-        let targets: Vec<_> = direct.iter().filter(nameable).map(target).collect();
         Op::Reduce {
             terms: terms.iter().map(|c| self.term(*c)).collect(),
             part: self.piece(to),
             raw: facts.raw[&i],
             last: facts.last[&i],
             slot: self.slot(to),
-            shared: facts.readers[to.index()].len() > targets.len(),
-            targets,
+            shared,
+            targets: direct.iter().filter(nameable).map(target).collect(),
         }
+    }
+
+    /// The slot that a result may come back in, for the stage that gives it.
+    fn back(&self, give: usize, result: CellId) -> Option<usize> {
+        let facts = self.checked.facts();
+        let writer = facts.writer[result.index()].expect("checked");
+        let Act::Reduce { terms } = &self.checked.plan().stages[writer].act else {
+            return None;
+        };
+        let direct = facts.direct[&writer].iter();
+        let own = direct.filter(|d| d.back).find(|d| d.give == give)?;
+        Some(self.slot(terms[own.term?]))
     }
 
     fn term(&self, cell: CellId) -> Term {

@@ -24,6 +24,9 @@ pub struct Direct {
     /// Which term of the `Reduce` is the receiver's own input, whose header says where its output lies. `None`: the receiver is the
     /// worker itself.
     pub term: Option<usize>,
+    /// Nobody else reads that term, so that the result may go back to its slot: the receiver writes it again only when it has been given
+    /// the result.
+    pub back: bool,
 }
 
 /// What the checker learned about a plan, by stage and by cell.
@@ -460,7 +463,11 @@ impl<'a> Checker<'a> {
             return None;
         };
         if stage.worker == worker {
-            return Some(Direct { give, term: None });
+            return Some(Direct {
+                give,
+                term: None,
+                back: false,
+            });
         }
         let block = self.plan.input_under(stage.worker, piece.block)?;
         let under = Piece {
@@ -473,6 +480,7 @@ impl<'a> Checker<'a> {
         Some(Direct {
             give,
             term: Some(term),
+            back: self.facts.readers[own.index()].len() == 1,
         })
     }
 }
