@@ -34,6 +34,46 @@ pub fn largest(model: &Model, plan: &Plan, cost: &Cost) -> (usize, usize) {
     }
 }
 
+/// Where a cell's slots begin. Two cells may change places each time that all slots have been used, so that a rank writes where it has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    even: usize,
+    odd: usize,
+}
+
+impl Slots {
+    /// Those that begin at `even`, and at `odd` when they have changed places.
+    pub fn new(even: usize, odd: usize) -> Slots {
+        Slots { even, odd }
+    }
+
+    /// The one that is used in a turn.
+    #[inline]
+    pub fn at(self, turn: Turn) -> usize {
+        turn.offset + if turn.odd { self.odd } else { self.even }
+    }
+}
+
+/// Which slot of every cell a chunk uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Bytes from a cell's first slot.
+    offset: usize,
+    /// Whether cells that change places have changed.
+    odd: bool,
+}
+
+impl Turn {
+    /// The turn of `chunk`, counted from when the plan was installed, where every cell has so many slots of so many bytes.
+    #[inline]
+    pub fn of(chunk: u64, slots: u64, slot_bytes: usize) -> Turn {
+        Turn {
+            offset: (chunk % slots) as usize * slot_bytes,
+            odd: chunk / slots % 2 == 1,
+        }
+    }
+}
+
 /// Where one plan's cells lie. The same on every rank; offsets are relative to what the plan was given on each node.
 #[derive(Clone, Debug)]
 pub struct Layout {

@@ -6,7 +6,7 @@ use super::{Author, Engine, Fault, Job, Op, Target, Term, ticket};
 use crate::{
     call::Header,
     kernel::{self, Store},
-    layout::{HEADER, STAMP},
+    layout::{HEADER, STAMP, Slots, Turn},
     plan::{Piece, TakeAlias},
 };
 use hfr_transport::shm::Segment;
@@ -33,12 +33,10 @@ impl Engine {
     /// ranks have read them long ago; without this the next call waits for them.
     pub(super) fn expect(&self, run: usize) {
         let r = &self.runs[run];
-        let slot = (r.end % r.slots) as usize * r.slot_bytes;
+        let turn = r.turn(r.end);
         let bytes = EXPECTED.min(r.slot_bytes);
         let taken = r.steps.iter().filter_map(|step| match step.op {
-            Op::Take {
-                slot: first, alias, ..
-            } if alias != TakeAlias::Own => Some(first + slot),
+            Op::Take { slot, alias, .. } if alias != TakeAlias::Own => Some(slot.at(turn)),
             _ => None,
         });
         for at in taken.take(MOST_EXPECTED) {
@@ -46,27 +44,27 @@ impl Engine {
         }
     }
 
-    /// Does a step that is done at once. `chunk` counts from the job's first; `slot` is added to slot offsets.
+    /// Does a step that is done at once. `chunk` counts from the job's first; `turn` is of the plan's.
     pub(super) fn act(
         &mut self,
         run: usize,
         i: usize,
         job: &Job,
         chunk: u64,
-        slot: usize,
+        turn: Turn,
     ) -> Result<(), Fault> {
         match self.runs[run].steps[i].op {
             Op::Take {
                 piece,
-                slot: first,
+                slot,
                 alias,
                 over,
             } => {
-                self.take(job, chunk, piece, first + slot, alias, over);
+                self.take(job, chunk, piece, slot.at(turn), alias, over);
                 Ok(())
             }
-            Op::Give { from, piece, back } => self.give(job, chunk, slot, from, piece, back),
-            Op::Reduce { .. } => self.reduce(run, i, job, chunk, slot),
+            Op::Give { from, piece, back } => self.give(job, chunk, turn, from, piece, back),
+            Op::Reduce { .. } => self.reduce(run, i, job, chunk, turn),
             Op::Nothing => Ok(()),
             Op::Put { .. } | Op::SignalAway { .. } => unreachable!("puts are begun by `begin`"),
         }
@@ -79,15 +77,13 @@ impl Engine {
         i: usize,
         job: &Job,
         chunk: u64,
-        slot: usize,
+        turn: Turn,
     ) -> Result<(), Fault> {
         let ticket = ticket(run, i);
         let begun = match self.runs[run].steps[i].op {
-            Op::Take {
-                piece, slot: first, ..
-            } => {
+            Op::Take { piece, slot, .. } => {
                 let (source, count) = job.input(piece, chunk);
-                let (at, bytes) = (first + slot, count * job.size);
+                let (at, bytes) = (slot.at(turn), count * job.size);
                 let header = Header {
                     call: job.call,
                     ..Header::default()
@@ -101,9 +97,9 @@ impl Engine {
                 let (target, count) = job.output(piece, chunk);
                 let bytes = count * job.size;
                 let (source, same) = match from {
-                    Term::Own(input, first) => {
+                    Term::Own(input, slot) => {
                         let (input, _) = job.input(input, chunk);
-                        let taken = self.segment.at(first + slot + HEADER, bytes);
+                        let taken = self.segment.at(slot.at(turn) + HEADER, bytes);
                         let source = if job.sides.input {
                             taken
                         } else {
@@ -112,13 +108,7 @@ impl Engine {
                         (source.cast_const(), input == target.cast_const())
                     }
                     Term::Slot(from, author) => {
-                        match self.result(
-                            job,
-                            from + slot,
-                            author,
-                            back.map(|b| b + slot),
-                            bytes,
-                        )? {
+                        match self.result(job, turn, (from, back), author, bytes)? {
                             Some(result) => (result, false),
                             None => (target.cast_const(), true),
                         }
@@ -179,21 +169,23 @@ impl Engine {
         }
     }
 
-    /// Where the result lies whose slot is at `at`, if it does not lie in this rank's output already. `back`: the slot of the own input that
-    /// it is of.
+    /// Where a result lies, if it does not lie in this rank's output already: in its slot, or in that of the own input which it is of.
     fn result(
         &self,
         job: &Job,
-        at: usize,
+        turn: Turn,
+        (slot, back): (Slots, Option<Slots>),
         author: Author,
-        back: Option<usize>,
         bytes: usize,
     ) -> Result<Option<*const u8>, Fault> {
+        let at = slot.at(turn);
         let header = self.read_header(at, job, author)?;
         if self.me == 0 || header.given & self.me == 0 {
             return Ok(Some(self.data(at, &header, bytes)));
         }
-        let Some(back) = back else { return Ok(None) };
+        let Some(back) = back.map(|slot| slot.at(turn)) else {
+            return Ok(None);
+        };
         // SAFETY: inside the segment, aligned, and this rank is its only writer.
         let own = unsafe { self.segment.at(back, STAMP).cast::<Header>().read() };
         // An output that was announced has been written.
@@ -239,20 +231,20 @@ impl Engine {
         &mut self,
         job: &Job,
         chunk: u64,
-        slot: usize,
+        turn: Turn,
         from: Term,
         piece: Piece,
-        back: Option<usize>,
+        back: Option<Slots>,
     ) -> Result<(), Fault> {
         let (target, count) = job.output(piece, chunk);
         let bytes = count * job.size;
         let source = match from {
-            Term::Own(_, first) if job.sides.input => {
-                self.segment.at(first + slot + HEADER, bytes).cast_const()
+            Term::Own(_, slot) if job.sides.input => {
+                self.segment.at(slot.at(turn) + HEADER, bytes).cast_const()
             }
             Term::Own(input, _) => job.input(input, chunk).0,
             Term::Slot(from, author) => {
-                match self.result(job, from + slot, author, back.map(|b| b + slot), bytes)? {
+                match self.result(job, turn, (from, back), author, bytes)? {
                     Some(result) => result,
                     None => return Ok(()),
                 }
@@ -271,13 +263,13 @@ impl Engine {
         i: usize,
         job: &Job,
         chunk: u64,
-        slot: usize,
+        turn: Turn,
     ) -> Result<(), Fault> {
         let mut sources = std::mem::take(&mut self.terms);
         let mut targets = std::mem::take(&mut self.targets);
         sources.clear();
         targets.clear();
-        let sum = self.gather(run, i, job, chunk, slot, &mut sources, &mut targets);
+        let sum = self.gather(run, i, job, chunk, turn, &mut sources, &mut targets);
         let done = sum.map(|sum| {
             add(job, &sources, &targets, &sum);
             self.write_header(sum.at, sum.header);
@@ -295,7 +287,7 @@ impl Engine {
         i: usize,
         job: &Job,
         chunk: u64,
-        slot: usize,
+        turn: Turn,
         sources: &mut Vec<*const u8>,
         targets: &mut Vec<*mut u8>,
     ) -> Result<Addition, Fault> {
@@ -317,13 +309,14 @@ impl Engine {
         let mut from = [(0u64, std::ptr::null_mut()); 64];
         for (t, term) in terms.iter().enumerate() {
             match *term {
-                Term::Own(_, first) if job.sides.input => {
-                    sources.push(self.segment.at(first + slot + HEADER, bytes));
+                Term::Own(_, slot) if job.sides.input => {
+                    sources.push(self.segment.at(slot.at(turn) + HEADER, bytes));
                 }
                 Term::Own(piece, _) => sources.push(job.input(piece, chunk).0),
-                Term::Slot(at, author) => {
-                    let header = self.read_header(at + slot, job, author)?;
-                    let source = self.data(at + slot, &header, bytes);
+                Term::Slot(slot, author) => {
+                    let at = slot.at(turn);
+                    let header = self.read_header(at, job, author)?;
+                    let source = self.data(at, &header, bytes);
                     sources.push(source);
                     if let Some(from) = from.get_mut(t) {
                         from.0 = header.output;
@@ -334,7 +327,7 @@ impl Engine {
                 }
             }
         }
-        let at = to + slot;
+        let at = to.at(turn);
         let mut header = Header {
             call: job.call,
             ..Header::default()

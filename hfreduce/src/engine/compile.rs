@@ -2,7 +2,7 @@
 //! come from `Layout` and are proved to lie inside what the plan was given by `Place`.
 
 use crate::{
-    layout::Layout,
+    layout::{Layout, Slots},
     plan::{Act, CellId, Checked, Direct, Piece, TakeAlias},
 };
 
@@ -24,8 +24,8 @@ pub struct Place {
 pub struct Gate {
     /// Number on this node's board.
     pub counter: usize,
-    /// The cell's first slot, where its stamp tells as well.
-    pub slot: Option<usize>,
+    /// The cell's slots, where its stamp tells as well.
+    pub slot: Option<Slots>,
     /// The rank that raises it, for reports.
     pub writer: u32,
     /// The value seen last; saves reading a busy line again.
@@ -44,10 +44,10 @@ pub struct Author {
 /// What a step reads: a term of a reduction, or what is given.
 #[derive(Clone, Copy, Debug)]
 pub enum Term {
-    /// In slots beginning at this offset, or where the slot's header says; written by this rank.
-    Slot(usize, Author),
-    /// The rank's own input: in place where the CPU can read it, otherwise in slots beginning at this offset.
-    Own(Piece, usize),
+    /// In these slots, or where the slot's header says; written by this rank.
+    Slot(Slots, Author),
+    /// The rank's own input: in place where the CPU can read it, otherwise in these slots.
+    Own(Piece, Slots),
 }
 
 /// An output that a reduction may write itself.
@@ -73,8 +73,8 @@ pub enum Op {
     Take {
         /// Which.
         piece: Piece,
-        /// First slot.
-        slot: usize,
+        /// Where.
+        slot: Slots,
         /// Whether it may stay where it is.
         alias: TakeAlias,
         /// The piece of the own output that lies over it when in place.
@@ -90,8 +90,8 @@ pub enum Op {
         raw: usize,
         /// Whether the result is complete.
         last: bool,
-        /// First slot.
-        slot: usize,
+        /// Where.
+        slot: Slots,
         /// Outputs to write directly.
         targets: Vec<Target>,
         /// Whether someone reads the slot who is not among the targets.
@@ -103,10 +103,10 @@ pub enum Op {
         peer: usize,
         /// The piece it carries.
         part: Piece,
-        /// First slot here.
-        from: usize,
-        /// First slot there.
-        to: usize,
+        /// Slots here.
+        from: Slots,
+        /// Slots there.
+        to: Slots,
         /// The counter there.
         counter: usize,
     },
@@ -116,8 +116,8 @@ pub enum Op {
         from: Term,
         /// Which piece.
         piece: Piece,
-        /// First slot of the own input that the result is of, in which it may have come back.
-        back: Option<usize>,
+        /// Slots of the own input that the result is of, in which it may have come back.
+        back: Option<Slots>,
     },
     /// Tell another node.
     SignalAway {
@@ -135,8 +135,8 @@ pub enum Op {
 pub struct Raise {
     /// Number on this node's board.
     pub counter: usize,
-    /// The cell's first slot, where it is to be stamped.
-    pub slot: Option<usize>,
+    /// The cell's slots, where it is to be stamped.
+    pub slot: Option<Slots>,
     /// Local ranks that wait for it, except this one.
     pub ring: Vec<usize>,
 }
@@ -235,8 +235,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// The first slot of a cell whose slots a rank of this node writes, with their headers.
-    fn stamped(&self, cell: CellId) -> Option<usize> {
+    /// The slots of a cell whose slots a rank of this node writes, with their headers.
+    fn stamped(&self, cell: CellId) -> Option<Slots> {
         let facts = self.checked.facts();
         let writer = facts.writer[cell.index()]?;
         let stage = &self.checked.plan().stages[writer];
@@ -326,7 +326,12 @@ impl Compiler<'_> {
             }
         };
         Op::Reduce {
-            terms: terms.iter().map(|c| self.term(*c)).collect(),
+            terms: (0..terms.len())
+                .map(|t| match facts.own[&i].contains(&t) {
+                    true => Term::Own(self.piece(terms[t]), self.slot(terms[t])),
+                    false => self.term(terms[t]),
+                })
+                .collect(),
             part: self.piece(to),
             raw: facts.raw[&i],
             last: facts.last[&i],
@@ -337,7 +342,7 @@ impl Compiler<'_> {
     }
 
     /// The slot that a result may come back in, for the stage that gives it.
-    fn back(&self, give: usize, result: CellId) -> Option<usize> {
+    fn back(&self, give: usize, result: CellId) -> Option<Slots> {
         let facts = self.checked.facts();
         let writer = facts.writer[result.index()].expect("checked");
         let Act::Reduce { terms } = &self.checked.plan().stages[writer].act else {
@@ -360,9 +365,11 @@ impl Compiler<'_> {
         self.checked.facts().piece[cell.index()].expect("a cell with bytes")
     }
 
-    fn slot(&self, cell: CellId) -> usize {
+    fn slot(&self, cell: CellId) -> Slots {
         let node = self.checked.plan().cells[cell.index()].node as usize;
-        self.place.slots[node] + self.layout.cell(cell)
+        let first = |cell| self.place.slots[node] + self.layout.cell(cell);
+        let partner = self.checked.facts().partner.get(&cell).unwrap_or(&cell);
+        Slots::new(first(cell), first(*partner))
     }
 
     fn counter(&self, cell: CellId) -> usize {

@@ -19,7 +19,12 @@ pub use meter::{Stage, Stages};
 use meter::Meter;
 use tell::{Bells, open, tell};
 
-use crate::{call::Call, device::Device, error::Error, layout::HEADER};
+use crate::{
+    call::Call,
+    device::Device,
+    error::Error,
+    layout::{HEADER, Turn},
+};
 use hfr_transport::{
     Event, Notice, Put, Transport,
     shm::{Board, Doorbell, Segment},
@@ -71,6 +76,13 @@ struct Run {
     slots: u64,
     slot_bytes: usize,
     jobs: VecDeque<(u64, Job)>,
+}
+
+impl Run {
+    #[inline]
+    fn turn(&self, chunk: u64) -> Turn {
+        Turn::of(chunk, self.slots, self.slot_bytes)
+    }
 }
 
 /// One rank's engine.
@@ -301,14 +313,9 @@ impl Engine {
             }
             let r = &mut self.runs[run];
             let chunk = r.begun[i];
+            let turn = r.turn(chunk);
             if chunk >= r.end.min(r.floor + r.window)
-                || !open(
-                    &self.segment,
-                    &self.board,
-                    &mut r.steps[i],
-                    chunk,
-                    (chunk % r.slots) as usize * r.slot_bytes,
-                )
+                || !open(&self.segment, &self.board, &mut r.steps[i], chunk, turn)
             {
                 continue;
             }
@@ -342,7 +349,7 @@ impl Engine {
         job: &Job,
     ) -> Result<bool, Fault> {
         let r = &mut self.runs[run];
-        let slot = (chunk % r.slots) as usize * r.slot_bytes;
+        let turn = r.turn(chunk);
         let copied = match r.steps[i].op {
             Op::Take { .. } => job.sides.input,
             Op::Give { .. } => job.sides.output,
@@ -358,12 +365,12 @@ impl Engine {
             meter.begin_step(&r.steps[i].op, job, chunk - base);
         }
         if copied {
-            self.act_on_device(run, i, job, chunk - base, slot)?;
+            self.act_on_device(run, i, job, chunk - base, turn)?;
         } else if sent {
             self.ring();
-            self.send(run, i, job, chunk, base, slot)?;
+            self.send(run, i, job, chunk, base, turn)?;
         } else {
-            self.act(run, i, job, chunk - base, slot)?;
+            self.act(run, i, job, chunk - base, turn)?;
             self.finish(run, i);
             if job.extent.piece() * job.size > AT_ONCE {
                 self.ring();
@@ -379,7 +386,7 @@ impl Engine {
         job: &Job,
         chunk: u64,
         base: u64,
-        slot: usize,
+        turn: Turn,
     ) -> Result<(), Fault> {
         let ticket = ticket(run, i);
         let put = match self.runs[run].steps[i].op {
@@ -391,9 +398,9 @@ impl Engine {
                 counter,
             } => Put {
                 peer,
-                from: from + slot,
+                from: from.at(turn),
                 len: HEADER + job.input(part, chunk - base).1 * job.size,
-                to: to + slot,
+                to: to.at(turn),
                 notice: notice(counter, chunk),
                 ticket,
             },
@@ -429,14 +436,13 @@ impl Engine {
             meter.end_step(&r.steps[i].op);
         }
         if let Some(raise) = &r.steps[i].raise {
-            let slot = (chunk % r.slots) as usize * r.slot_bytes;
             tell(
                 &self.segment,
                 &self.board,
                 &mut self.bells,
                 raise,
                 chunk,
-                slot,
+                Turn::of(chunk, r.slots, r.slot_bytes),
             );
         }
         if chunk == r.floor {

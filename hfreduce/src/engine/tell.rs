@@ -1,6 +1,7 @@
 //! How ranks of a node tell each other what is done: stamps on slots, counters on the board, doorbells for those who sleep. It moves no bytes.
 
 use super::{act::stamp, compile::Raise, compile::Step};
+use crate::layout::Turn;
 use hfr_transport::shm::{Board, Doorbell, Segment};
 use std::sync::atomic::Ordering;
 
@@ -45,18 +46,18 @@ impl Bells {
     }
 }
 
-/// Whether all that a step's chunk waits for is there; the chunk's slots are `slot` bytes behind the first ones.
+/// Whether all that a step's chunk waits for is there; `turn` is the chunk's.
 pub(super) fn open(
     segment: &Segment,
     board: &Board,
     step: &mut Step,
     chunk: u64,
-    slot: usize,
+    turn: Turn,
 ) -> bool {
     step.gates.iter_mut().all(|gate| {
         if gate.seen <= chunk {
             gate.seen = match gate.slot {
-                Some(first) => stamp(segment, first + slot).load(Ordering::Acquire),
+                Some(slot) => stamp(segment, slot.at(turn)).load(Ordering::Acquire),
                 None => board.load(gate.counter),
             };
         }
@@ -64,17 +65,17 @@ pub(super) fn open(
     })
 }
 
-/// A step's chunk is done: `slot` as above.
+/// A step's chunk is done: `turn` as above.
 pub(super) fn tell(
     segment: &Segment,
     board: &Board,
     bells: &mut Bells,
     raise: &Raise,
     chunk: u64,
-    slot: usize,
+    turn: Turn,
 ) {
-    if let Some(first) = raise.slot {
-        stamp(segment, first + slot).store(chunk + 1, Ordering::Release);
+    if let Some(slot) = raise.slot {
+        stamp(segment, slot.at(turn)).store(chunk + 1, Ordering::Release);
     }
     board.store(raise.counter, chunk + 1);
     bells.owe(raise);

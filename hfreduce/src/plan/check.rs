@@ -36,6 +36,8 @@ pub struct Facts {
     pub alias: HashMap<usize, TakeAlias>,
     /// For each `Reduce`: the outputs it may write.
     pub direct: HashMap<usize, Vec<Direct>>,
+    /// For each `Reduce`: the terms that are the worker's own input and may be read in its buffer, though others read them in their cells.
+    pub own: HashMap<usize, Vec<usize>>,
     /// For each `Reduce`: how many leading terms are raw inputs.
     pub raw: HashMap<usize, usize>,
     /// For each `Reduce`: whether its result is complete (an average divides there).
@@ -48,6 +50,8 @@ pub struct Facts {
     pub piece: Vec<Option<Piece>>,
     /// For each cell: the stages that wait for it without reading bytes.
     pub waiters: Vec<Vec<usize>>,
+    /// For some cells: the one they may change slots with, each time that all slots have been used.
+    pub partner: HashMap<CellId, CellId>,
 }
 
 /// A plan that was proved right. There is no other way to get one than [`Plan::check`].
@@ -87,13 +91,13 @@ impl Plan {
     }
 }
 
-struct Checker<'a> {
-    plan: &'a Plan,
+pub(super) struct Checker<'a> {
+    pub(super) plan: &'a Plan,
     ranks: usize,
-    facts: Facts,
+    pub(super) facts: Facts,
     values: Vec<Option<Value>>,
-    taken: HashMap<(u32, Piece), usize>,
-    given: HashMap<(u32, Piece), usize>,
+    pub(super) taken: HashMap<(u32, Piece), usize>,
+    pub(super) given: HashMap<(u32, Piece), usize>,
     /// The orders of addition met so far, each with its number.
     forms: HashMap<Vec<u32>, u32>,
     /// By block of the input: the form in which it was given first. The same for all its parts, since where one part ends and the next
@@ -136,6 +140,7 @@ impl<'a> Checker<'a> {
         flow.no_slot_overwritten(self.plan, &self.facts)?;
         flow.every_message_taken(self.plan, &self.facts)?;
         self.aliases(&flow);
+        self.partners(&flow);
         self.facts.piece = self
             .values
             .iter()
@@ -420,67 +425,5 @@ impl<'a> Checker<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Which copies the engine may leave out. In place, a rank's output piece lies on its input piece. That is never torn: what is given
-    /// to a rank there contains its own input (`give` proved it), so every path from taking that input to giving the output goes
-    /// through the input's one reader.
-    fn aliases(&mut self, flow: &Flow) {
-        for (&(rank, _), &take) in &self.taken {
-            let cell = self.plan.stages[take].to.expect("a take writes a cell");
-            let alias = match self.facts.readers[cell.index()][..] {
-                [one] => {
-                    let reader = &self.plan.stages[one];
-                    match reader.act {
-                        Act::Reduce { .. } | Act::Give { .. } if reader.worker == rank => {
-                            TakeAlias::Own
-                        }
-                        Act::Reduce { .. } | Act::Give { .. } if flow.reaches(one, rank) => {
-                            TakeAlias::Shared
-                        }
-                        _ => TakeAlias::Copy,
-                    }
-                }
-                _ => TakeAlias::Copy,
-            };
-            self.facts.alias.insert(take, alias);
-        }
-        for (i, stage) in self.plan.stages.iter().enumerate() {
-            let (Act::Reduce { terms }, Some(to)) = (&stage.act, stage.to) else {
-                continue;
-            };
-            let direct = self.facts.readers[to.index()]
-                .iter()
-                .filter_map(|&give| self.direct(stage.worker, terms, give))
-                .collect();
-            self.facts.direct.insert(i, direct);
-        }
-    }
-
-    fn direct(&self, worker: u32, terms: &[CellId], give: usize) -> Option<Direct> {
-        let stage = &self.plan.stages[give];
-        let Act::Give { piece, .. } = stage.act else {
-            return None;
-        };
-        if stage.worker == worker {
-            return Some(Direct {
-                give,
-                term: None,
-                back: false,
-            });
-        }
-        let block = self.plan.input_under(stage.worker, piece.block)?;
-        let under = Piece {
-            block,
-            part: piece.part,
-        };
-        let take = *self.taken.get(&(stage.worker, under))?;
-        let own = self.plan.stages[take].to?;
-        let term = terms.iter().position(|&t| t == own)?;
-        Some(Direct {
-            give,
-            term: Some(term),
-            back: self.facts.readers[own.index()].len() == 1,
-        })
     }
 }

@@ -107,7 +107,8 @@ impl Flow {
         Ok(())
     }
 
-    fn returns(&self, plan: &Plan, reader: usize, writer: usize) -> bool {
+    /// Whether `reader` is done with chunk c when `writer` comes to chunk c + turns * window.
+    pub fn returns(&self, plan: &Plan, reader: usize, writer: usize) -> bool {
         let (late, early) = (&self.after[reader], &self.before[writer]);
         late.common(early).is_some()
             || plan.turns > 1

@@ -11,6 +11,7 @@ mod fit;
 mod flaw;
 mod flow;
 mod meaning;
+mod near;
 mod others;
 mod set;
 mod shape;

@@ -1,0 +1,146 @@
+//! What the engine may do to keep bytes from moving, beyond what the plan says: read a buffer where it lies, write a result where it is wanted,
+//! write where it has read. Facts found at the end of the proof, and proved by it; it knows no memory.
+
+use super::{
+    Act, CellId, Piece,
+    check::{Checker, Direct, TakeAlias},
+    flow::Flow,
+};
+
+impl Checker<'_> {
+    /// Which copies the engine may leave out. In place, a rank's output piece lies on its input piece. That is never torn: what is given
+    /// to a rank there contains its own input (`give` proved it), so every path from taking that input to giving the output goes
+    /// through the input's one reader.
+    pub(super) fn aliases(&mut self, flow: &Flow) {
+        for (&(rank, _), &take) in &self.taken {
+            let cell = self.plan.stages[take].to.expect("a take writes a cell");
+            let alias = match self.facts.readers[cell.index()][..] {
+                [one] => {
+                    let reader = &self.plan.stages[one];
+                    match reader.act {
+                        Act::Reduce { .. } | Act::Give { .. } if reader.worker == rank => {
+                            TakeAlias::Own
+                        }
+                        Act::Reduce { .. } | Act::Give { .. } if flow.reaches(one, rank) => {
+                            TakeAlias::Shared
+                        }
+                        _ => TakeAlias::Copy,
+                    }
+                }
+                _ => TakeAlias::Copy,
+            };
+            self.facts.alias.insert(take, alias);
+        }
+        for (i, stage) in self.plan.stages.iter().enumerate() {
+            let (Act::Reduce { terms }, Some(to)) = (&stage.act, stage.to) else {
+                continue;
+            };
+            let direct = self.facts.readers[to.index()]
+                .iter()
+                .filter_map(|&give| self.direct(stage.worker, terms, give))
+                .collect();
+            self.facts.direct.insert(i, direct);
+            let own = (0..terms.len()).filter(|&t| self.stays(stage.worker, terms[t], to));
+            self.facts.own.insert(i, own.collect());
+        }
+    }
+
+    /// Whether a term is the worker's own input and stays what it is until the result is there: what lies over it in place is written with
+    /// that result alone.
+    fn stays(&self, worker: u32, term: CellId, result: CellId) -> bool {
+        let stages = &self.plan.stages;
+        let writer = self.facts.writer[term.index()].expect("checked before");
+        let Act::Take { piece } = stages[writer].act else {
+            return false;
+        };
+        let over = self.plan.output_over(worker, piece.block);
+        stages[writer].worker == worker
+            && over.is_none_or(|block| {
+                let give = self.given.get(&(worker, Piece { block, ..piece }));
+                give.is_some_and(|give| self.facts.readers[result.index()].contains(give))
+            })
+    }
+
+    /// Where two ranks of a node show each other what they have, each may write next where it has read: both cells' readers must be done when
+    /// either rank comes to write again.
+    pub(super) fn partners(&mut self, flow: &Flow) {
+        let shape = &self.plan.shape;
+        let pairs = (0..shape.nodes()).filter(|&node| shape.on(node) == 2);
+        for node in pairs {
+            let (first, second) = (shape.first(node), shape.first(node) + 1);
+            let (ours, theirs) = (self.shown_by(first, second), self.shown_by(second, first));
+            for (one, other) in ours.into_iter().zip(theirs) {
+                if self.rests(flow, one, other) && self.rests(flow, other, one) {
+                    self.facts.partner.insert(one, other);
+                    self.facts.partner.insert(other, one);
+                }
+            }
+        }
+    }
+
+    /// What a rank takes and another reads, in the plan's order, where nothing comes back in it.
+    fn shown_by(&self, rank: usize, to: usize) -> Vec<CellId> {
+        let stages = &self.plan.stages;
+        let directs = self.facts.direct.iter();
+        let backs: Vec<CellId> = directs
+            .flat_map(|(&reduce, directs)| {
+                let Act::Reduce { terms } = &stages[reduce].act else {
+                    unreachable!("only reductions write outputs")
+                };
+                let backs = directs.iter().filter(|d| d.back);
+                backs.filter_map(|d| d.term).map(|t| terms[t])
+            })
+            .collect();
+        let takes = stages.iter().enumerate().filter(|(i, stage)| {
+            stage.worker as usize == rank
+                && self
+                    .facts
+                    .alias
+                    .get(i)
+                    .is_some_and(|a| *a != TakeAlias::Own)
+        });
+        takes
+            .filter_map(|(_, stage)| stage.to)
+            .filter(|cell| {
+                let mut readers = self.facts.readers[cell.index()].iter();
+                readers.any(|&r| stages[r].worker as usize == to) && !backs.contains(cell)
+            })
+            .collect()
+    }
+
+    /// Whether all readers of a cell stay on the node and are done with it when the writer of another one writes again.
+    fn rests(&self, flow: &Flow, cell: CellId, other: CellId) -> bool {
+        let writer = self.facts.writer[other.index()].expect("a taken cell");
+        self.facts.readers[cell.index()].iter().all(|&reader| {
+            !matches!(self.plan.stages[reader].act, Act::Put { .. })
+                && flow.returns(self.plan, reader, writer)
+        })
+    }
+
+    fn direct(&self, worker: u32, terms: &[CellId], give: usize) -> Option<Direct> {
+        let stage = &self.plan.stages[give];
+        let Act::Give { piece, .. } = stage.act else {
+            return None;
+        };
+        if stage.worker == worker {
+            return Some(Direct {
+                give,
+                term: None,
+                back: false,
+            });
+        }
+        let block = self.plan.input_under(stage.worker, piece.block)?;
+        let under = Piece {
+            block,
+            part: piece.part,
+        };
+        let take = *self.taken.get(&(stage.worker, under))?;
+        let own = self.plan.stages[take].to?;
+        let term = terms.iter().position(|&t| t == own)?;
+        Some(Direct {
+            give,
+            term: Some(term),
+            back: self.facts.readers[own.index()].len() == 1,
+        })
+    }
+}
