@@ -152,6 +152,7 @@ impl Measured {
             ("send", m.send),
             ("hop", m.hop),
             ("byte", m.byte),
+            ("cross", m.cross),
             ("wire", m.wire),
         ];
         let bad = figures.iter().find(|(_, f)| !(f.is_finite() && *f > 0.0));

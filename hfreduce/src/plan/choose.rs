@@ -4,12 +4,16 @@
 //! For a plan, a buffer of `m` bytes and pieces of `z` bytes there are `k = m / (pieces * z)` chunks, and
 //!
 //! ```text
-//! work(rank)  = stages * step + messages * send + z * ((2 copied + added + reduced) * byte + (sent + received) * wire)
+//! work(rank)  = stages * step + messages * send + z * (moved + (sent + received) * wire)
+//! moved       = (2 copied + added + reduced) * byte, or crossed * cross
 //! busy        = max over nodes of max(work of a rank, work of all its ranks / min(ranks, cores))
-//! first       = steps * step' + hops * hop + max(busy, fixed part of busy + z * (path * byte + hops * wire))
+//! first       = steps * step' + hops * hop + max(busy, fixed part of busy + z * (moved on the path + hops * wire))
 //! time        = first + (k - 1) * busy
 //! window      = first / busy, within 2 ..= 8
 //! ```
+//!
+//! Where ranks share cores, or are alone on their nodes, all that is read and written counts; where several have a core each, what crosses
+//! between them, which takes several times as long as the rest.
 //!
 //! `step'` is the price of handing over to another rank: a cache line when every rank has a core, a turn of the scheduler when they share
 //! cores. `first` is the time of a chunk alone: where all ranks do the same, no rank waits while the first chunk goes through, and dividing a
@@ -34,6 +38,8 @@ pub struct Model {
     pub hop: f64,
     /// Seconds per byte read or written in memory, by one core.
     pub byte: f64,
+    /// Seconds per byte that a core reads and another has written.
+    pub cross: f64,
     /// Seconds per byte on the wire, one way, of one rank.
     pub wire: f64,
     /// The smallest and the largest piece considered, in bytes.
@@ -65,6 +71,7 @@ impl Model {
             send,
             hop,
             byte: 1.0 / 25e9,
+            cross: 1.0 / 15e9,
             wire,
             piece,
         }
@@ -145,13 +152,19 @@ pub(super) struct Terms {
 
 impl Terms {
     pub(super) fn of(model: &Model, shape: &Shape, cost: &Cost) -> Terms {
+        let shared = model.shares_cores(shape);
+        let crosses = !shared && shape.widest() > 1;
         let mut busy = (0.0f64, 0.0f64);
         for node in 0..shape.nodes() {
             let mut all = (0.0, 0.0);
             for rank in shape.ranks_of(node) {
                 let r = &cost.ranks[rank];
                 let fixed = r.stages as f64 * model.step + r.messages as f64 * model.send;
-                let moved = (2 * r.copied + r.added + r.reduced) as f64 * model.byte;
+                let moved = if crosses {
+                    r.crossed as f64 * model.cross
+                } else {
+                    (2 * r.copied + r.added + r.reduced) as f64 * model.byte
+                };
                 let wired = (r.sent + r.received) as f64 * model.wire;
                 busy = (busy.0.max(fixed), busy.1.max(moved + wired));
                 all = (all.0 + fixed, all.1 + moved + wired);
@@ -159,12 +172,16 @@ impl Terms {
             let share = shape.on(node).min(model.cores) as f64;
             busy = (busy.0.max(all.0 / share), busy.1.max(all.1 / share));
         }
-        let shared = model.shares_cores(shape);
+        let path = if crosses {
+            cost.path_crossed as f64 * model.cross
+        } else {
+            cost.path as f64 * model.byte
+        };
         let hand_over = if shared { model.wake } else { model.hand_over };
         Terms {
             busy,
             waits: cost.steps as f64 * hand_over + cost.hops as f64 * model.hop,
-            path: cost.path as f64 * model.byte + cost.hops as f64 * model.wire,
+            path: path + cost.hops as f64 * model.wire,
             pieces: cost.pieces,
         }
     }

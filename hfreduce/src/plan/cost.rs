@@ -1,7 +1,7 @@
 //! What a plan costs, counted from its stages: steps on the longest path, and per rank the pieces copied, added, sent and received per chunk.
 //! Counts, not seconds: `choose` turns them into time with a model of the machine.
 
-use super::{Act, Plan};
+use super::{Act, CellId, Plan};
 
 /// What one rank does per chunk, in pieces (a piece is the buffer's chunk divided by [`Cost::pieces`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct RankCost {
     pub added: usize,
     /// Additions: each writes one piece, however many terms it has.
     pub reduced: usize,
+    /// Pieces read that another rank of the node has written.
+    pub crossed: usize,
     /// Pieces put to other nodes.
     pub sent: usize,
     /// Pieces received from other nodes.
@@ -33,6 +35,8 @@ pub struct Cost {
     pub pieces: usize,
     /// Pieces read or written in memory on the longest path through one chunk, where every rank does one thing after the other.
     pub path: usize,
+    /// The same, of pieces that another rank of the node has written.
+    pub path_crossed: usize,
     /// By rank.
     pub ranks: Vec<RankCost>,
 }
@@ -43,11 +47,21 @@ impl Plan {
         let mut ranks = vec![RankCost::default(); self.shape.ranks()];
         let mut at = vec![(0usize, 0usize); self.cells.len()];
         let mut levels = Vec::with_capacity(self.stages.len());
+        let mut writer = vec![None; self.cells.len()];
         let (mut steps, mut hops) = (0, 0);
+        let mut crossed = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
             let node = self.shape.node_of(stage.worker as usize) as u32;
             let mine = &mut ranks[stage.worker as usize];
             mine.stages += 1;
+            let others = |c: &&CellId| {
+                let writer: Option<u32> = writer[c.index()];
+                writer.is_some_and(|w| {
+                    w != stage.worker && self.shape.node_of(w as usize) as u32 == node
+                })
+            };
+            crossed.push(stage.reads().iter().filter(others).count());
+            mine.crossed += crossed[crossed.len() - 1];
             match &stage.act {
                 Act::Take { .. } | Act::Give { .. } => mine.copied += 1,
                 Act::Reduce { terms } => {
@@ -69,6 +83,7 @@ impl Plan {
             hops = hops.max(hop);
             if let Some(to) = stage.to {
                 at[to.index()] = (step, hop);
+                writer[to.index()] = Some(stage.worker);
             }
             levels.push(step);
             if let Some(to) = away {
@@ -81,28 +96,29 @@ impl Plan {
         Cost {
             steps,
             hops,
-            path: self.path(&levels),
+            path: self.path(&levels, |i| match &self.stages[i].act {
+                Act::Take { .. } | Act::Give { .. } => 2,
+                Act::Reduce { terms } => terms.len() + 1,
+                Act::Put { .. } | Act::Signal | Act::Wait => 0,
+            }),
+            path_crossed: self.path(&levels, |i| crossed[i]),
             pieces: (self.input_blocks().max(self.output_blocks()) * self.parts).max(1) as usize,
             ranks,
         }
     }
 
-    /// [`Cost::path`]. A rank does what comes early in the chunk first (`levels`: a stage's steps from the beginning), as the engine does: not
-    /// in the plan's order, in which one piece is finished before the next is begun.
-    fn path(&self, levels: &[usize]) -> usize {
+    /// The most that is done one after the other. A rank does what comes early in the chunk first (`levels`: a stage's steps from the
+    /// beginning), as the engine does: not in the plan's order, in which one piece is finished before the next is begun.
+    fn path(&self, levels: &[usize], work: impl Fn(usize) -> usize) -> usize {
         let mut order: Vec<usize> = (0..self.stages.len()).collect();
         order.sort_by_key(|&stage| levels[stage]);
         let mut moved = vec![0usize; self.cells.len()];
         let mut worked = vec![0usize; self.shape.ranks()];
-        for stage in order.into_iter().map(|i| &self.stages[i]) {
-            let work = match &stage.act {
-                Act::Take { .. } | Act::Give { .. } => 2,
-                Act::Reduce { terms } => terms.len() + 1,
-                Act::Put { .. } | Act::Signal | Act::Wait => 0,
-            };
+        for i in order {
+            let stage = &self.stages[i];
             let ready = stage.waits().map(|cell| moved[cell.index()]).max();
             let worker = &mut worked[stage.worker as usize];
-            *worker = (*worker).max(ready.unwrap_or(0)) + work;
+            *worker = (*worker).max(ready.unwrap_or(0)) + work(i);
             if let Some(to) = stage.to {
                 moved[to.index()] = *worker;
             }

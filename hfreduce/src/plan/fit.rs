@@ -73,12 +73,13 @@ fn best(samples: &[Sample]) -> BTreeMap<usize, Sample> {
 
 /// The figures that samples of such a group tell.
 fn told(model: &Model, shape: &Shape) -> Vec<Figure> {
-    let mut told: Vec<Figure> = vec![|m| &mut m.step, |m| &mut m.byte];
-    told.push(if model.shares_cores(shape) {
-        |m| &mut m.wake
-    } else {
-        |m| &mut m.hand_over
-    });
+    let mut told: Vec<Figure> = vec![|m| &mut m.step];
+    let waits: [Figure; 2] = match (model.shares_cores(shape), shape.widest()) {
+        (true, _) => [|m| &mut m.wake, |m| &mut m.byte],
+        (false, 1) => [|m| &mut m.hand_over, |m| &mut m.byte],
+        (false, _) => [|m| &mut m.hand_over, |m| &mut m.cross],
+    };
+    told.extend(waits);
     if shape.nodes() > 1 {
         let between: [Figure; 3] = [|m| &mut m.send, |m| &mut m.hop, |m| &mut m.wire];
         told.extend(between);
@@ -267,6 +268,7 @@ mod tests {
                 truth.hop *= hop;
                 truth.wire *= wire;
                 truth.byte *= 2.0;
+                truth.cross *= 2.0;
                 truth.piece.1 = 1 << 20;
                 all.push((start, truth));
             }

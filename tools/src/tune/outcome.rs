@@ -134,6 +134,7 @@ pub fn figures((usual, before): (&Model, f64), (fitted, after): (&Model, f64)) -
         ("send", usual.send, fitted.send),
         ("hop", usual.hop, fitted.hop),
         ("byte", usual.byte * 1024.0, fitted.byte * 1024.0),
+        ("cross", usual.cross * 1024.0, fitted.cross * 1024.0),
         ("wire", usual.wire * 1024.0, fitted.wire * 1024.0),
     ];
     let changed = all.iter().filter(|(_, usual, fitted)| usual != fitted);
@@ -143,7 +144,7 @@ pub fn figures((usual, before): (&Model, f64), (fitted, after): (&Model, f64)) -
     let each: Vec<String> = each.collect();
     let off = |misfit: f64| misfit.sqrt().exp();
     format!(
-        "# figures in ns, byte and wire in ns per KiB: {}\n# with them the formula is off by a factor of {:.2}, with the usual ones {:.2}\n",
+        "# figures in ns, byte, cross and wire in ns per KiB: {}\n# with them the formula is off by a factor of {:.2}, with the usual ones {:.2}\n",
         each.join(", "),
         off(after),
         off(before),
