@@ -8,6 +8,7 @@
 //! | `HFR_NODE` | which node this rank claims to be on, to play several nodes on one host |
 //! | `HFR_TRANSPORT` | `auto` (default), `local`, `tcp` or `verbs` |
 //! | `HFR_SOCKET_IFNAME` | interface for `tcp`, in NCCL's selector syntax (fallback `NCCL_SOCKET_IFNAME`) |
+//! | `HFR_TCP_CONGESTION` | congestion control of `tcp`: a name, `system`, or `auto` (default: the system's, but `cubic` in place of `bbr`; see `hfr_transport::tcp::Congestion`) |
 //! | `HFR_IB_HCA`, `HFR_IB_GID_INDEX`, `HFR_IB_SL`, `HFR_IB_TC`, `HFR_IB_PKEY` | device and addresses for `verbs`, as NCCL has them (fallback `NCCL_IB_*`): see `hfr_transport::net::Infiniband` |
 //! | `HFR_TIMEOUT` | seconds without progress after which an operation fails (default 300) |
 //! | `HFR_CONNECT_TIMEOUT` | seconds to wait for all ranks at the start (default 120) |
@@ -23,7 +24,7 @@ use crate::{
     launch::{Launch, node_identity, with_proxy},
     tuning::Tuning,
 };
-use hfr_transport::{net::Infiniband, shm::Placement};
+use hfr_transport::{net::Infiniband, shm::Placement, tcp::Congestion};
 use std::{path::PathBuf, time::Duration};
 
 /// [`Config::slots`] by default: virtual, and far more than the plans of a usual group need.
@@ -78,6 +79,8 @@ pub struct Config {
     pub wire: Wire,
     /// Interface selector, and the variable it came from.
     pub interface: Option<(String, String)>,
+    /// Congestion control of the TCP wire.
+    pub congestion: Congestion,
     /// Device and addresses for the verbs wire.
     pub infiniband: Infiniband,
     /// No progress for this long fails an operation.
@@ -132,6 +135,7 @@ impl Config {
             node: node_identity(&|_| None),
             wire: Wire::Auto,
             interface: None,
+            congestion: Congestion::Auto,
             infiniband: Infiniband::default(),
             timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(120),
@@ -205,6 +209,7 @@ impl Config {
             node: node_identity(&env),
             wire,
             interface: interface_from_env(),
+            congestion: env("HFR_TCP_CONGESTION").map_or(Congestion::Auto, Congestion::from),
             infiniband: Infiniband::from_env(&env).map_err(wrong)?,
             timeout: seconds("HFR_TIMEOUT", 300.0)?,
             connect_timeout: seconds("HFR_CONNECT_TIMEOUT", 120.0)?,

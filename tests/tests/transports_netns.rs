@@ -2,7 +2,7 @@
 //! Needs root and `ip`; without them the test says so and passes. Invariant: the namespaces are gone afterwards, whatever fails.
 
 use hfr_transport::shm::Segment;
-use hfr_transport::tcp::Tcp;
+use hfr_transport::tcp::{Congestion, Tcp};
 use hfr_transport::{Event, Notice, PeerAddress, Put, Transport};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -145,6 +145,7 @@ fn one_rank() {
         PUTS * EACH..2 * PUTS * EACH,
         listen,
         TOKEN,
+        Congestion::Auto,
     )
     .unwrap();
     let peer = 1 - rank;

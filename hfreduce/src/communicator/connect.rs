@@ -395,10 +395,16 @@ fn wire(
         _ => {
             let ip = address(config).map_err(|e| e.at(config.rank, node))?;
             let writable = arena.slots..arena.slots + arena.bytes;
-            Box::new(
-                Tcp::bind(config.rank, segment.clone(), writable, ip, hellos[0].token)
-                    .map_err(fail)?,
-            )
+            let (token, congestion) = (hellos[0].token, config.congestion.clone());
+            let tcp = Tcp::bind(
+                config.rank,
+                segment.clone(),
+                writable,
+                ip,
+                token,
+                congestion,
+            );
+            Box::new(tcp.map_err(fail)?)
         }
     };
     let Some(script) = &config.chaos else {

@@ -2,7 +2,7 @@
 
 use super::drive::{Guard, Random, fill, read, seed};
 use hfr_transport::shm::Segment;
-use hfr_transport::tcp::Tcp;
+use hfr_transport::tcp::{Congestion, Tcp};
 use hfr_transport::{Event, Notice, PeerAddress, Put, Transport};
 use rustix::event::{PollFd, PollFlags};
 use std::io::{Read, Write};
@@ -29,6 +29,7 @@ pub fn end(
         writable,
         [127, 0, 0, 1].into(),
         token,
+        Congestion::Auto,
     )
     .unwrap();
     (tcp, segment)

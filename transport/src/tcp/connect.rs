@@ -2,6 +2,7 @@
 //! deadlines, no frames. Invariants: nobody who has not proved the token reaches the data path; an accepted socket that stays
 //! silent or talks nonsense is dropped after `HANDSHAKE` at the latest and delays nobody, because all handshakes advance together.
 
+use super::congestion::Congestion;
 use super::proof::{self, Side, Terms};
 use super::{Tcp, configure, error};
 use crate::wire::{Error, PeerAddress};
@@ -166,12 +167,12 @@ impl Dial {
     }
 
     /// Advances as far as it goes without waiting: whether the peer has proved itself, or why it never will.
-    fn step(&mut self, token: &[u8; 32], now: Instant) -> Result<bool, String> {
+    fn step(&mut self, token: &[u8; 32], with: &Congestion, now: Instant) -> Result<bool, String> {
         if self.socket.is_none() {
             if now < self.again {
                 return Ok(false);
             }
-            self.dial()?;
+            self.dial(with)?;
         }
         let Some(socket) = &self.socket else {
             return Ok(false);
@@ -212,20 +213,20 @@ impl Dial {
         Ok(true)
     }
 
-    fn dial(&mut self) -> Result<(), String> {
-        let open = || -> std::io::Result<Socket> {
-            let socket = Socket::new(
-                Domain::for_address(self.address),
-                Type::STREAM,
-                Some(Protocol::TCP),
-            )?;
+    fn dial(&mut self, with: &Congestion) -> Result<(), String> {
+        let domain = Domain::for_address(self.address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
+            .map_err(|e| self.unreachable(&e))?;
+        with.set(&socket).map_err(|e| e.cause)?;
+        let open = || -> std::io::Result<()> {
             configure(&socket)?;
             match socket.connect(&SockAddr::from(self.address)) {
                 Err(e) if e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(e),
-                _ => Ok(socket),
+                _ => Ok(()),
             }
         };
-        self.socket = Some(open().map_err(|e| self.unreachable(&e))?);
+        open().map_err(|e| self.unreachable(&e))?;
+        self.socket = Some(socket);
         self.connecting = true;
         self.message = Message::new(proof::REPLY);
         Ok(())
@@ -288,7 +289,7 @@ impl Tcp {
         while at < dials.len() {
             let dial = &mut dials[at];
             if !dial
-                .step(&self.token, now)
+                .step(&self.token, &self.congestion, now)
                 .map_err(|cause| error(Some(dial.rank), cause))?
             {
                 at += 1;

@@ -2,12 +2,13 @@
 //! segment peers may write, and refuses every frame outside it. Invariant: after `connect`, no call blocks, and
 //! nothing is allocated once the queues have grown to what the plan needs.
 //!
-//! Socket options: `TCP_NODELAY` (a notice must not wait for an acknowledgement) and keepalive (an idle connection to a vanished
+//! Socket options: congestion control ([`Congestion`]), `TCP_NODELAY` (a notice must not wait for an acknowledgement) and keepalive (an idle connection to a vanished
 //! machine fails within `KEEPALIVE_IDLE + 4 * KEEPALIVE_INTERVAL`). Buffer sizes are left to the kernel, whose
 //! autotuning a fixed size would switch off. `TCP_USER_TIMEOUT` is left alone on purpose: Linux counts it for a closed window as
 //! well, so it would end the connection to a healthy rank that computes for longer between two calls than the timeout; it also
 //! replaces the keepalive's limit. Data in flight to a vanished machine is the stall report's business.
 
+mod congestion;
 mod connect;
 mod frame;
 mod link;
@@ -15,6 +16,7 @@ mod proof;
 
 use crate::shm::Segment;
 use crate::wire::{Error, Event, PeerAddress, Put, Transport};
+pub use congestion::Congestion;
 use connect::{Established, Pending};
 use link::Link;
 use rustix::event::epoll;
@@ -45,6 +47,7 @@ pub struct Tcp {
     segment: Arc<Segment>,
     writable: Range<usize>,
     token: [u8; 32],
+    congestion: Congestion,
     listener: Socket,
     address: SocketAddr,
     /// Handshakes that have been begun by others.
@@ -64,14 +67,15 @@ impl Tcp {
     /// `segment` and nothing else; only processes that know `token` become peers.
     ///
     /// # Errors
-    /// When `listen` is no address of this machine, when it is unspecified (peers could not reach `0.0.0.0`), or when
-    /// `writable` does not lie inside the segment.
+    /// When `listen` is no address of this machine, when it is unspecified (peers could not reach `0.0.0.0`), when
+    /// `writable` does not lie inside the segment, or when a congestion control that was named cannot be had.
     pub fn bind(
         rank: usize,
         segment: Arc<Segment>,
         writable: Range<usize>,
         listen: IpAddr,
         token: [u8; 32],
+        congestion: Congestion,
     ) -> Result<Tcp, Error> {
         if listen.is_unspecified() {
             return Err(error(
@@ -86,12 +90,11 @@ impl Tcp {
                 format!("bytes {bytes:?} do not lie inside a segment of {len} bytes"),
             ));
         }
-        let open = || -> std::io::Result<(Socket, SocketAddr)> {
-            let socket = Socket::new(
-                Domain::for_address(SocketAddr::new(listen, 0)),
-                Type::STREAM,
-                Some(Protocol::TCP),
-            )?;
+        let fresh = Domain::for_address(SocketAddr::new(listen, 0));
+        let socket = Socket::new(fresh, Type::STREAM, Some(Protocol::TCP))
+            .map_err(|e| error(None, format!("no socket: {e}")))?;
+        congestion.set(&socket)?;
+        let open = |socket: Socket| -> std::io::Result<(Socket, SocketAddr)> {
             socket.set_nonblocking(true)?;
             socket.bind(&SockAddr::from(SocketAddr::new(listen, 0)))?;
             socket.listen(BACKLOG)?;
@@ -102,7 +105,7 @@ impl Tcp {
             Ok((socket, address))
         };
         let (listener, address) =
-            open().map_err(|e| error(None, format!("cannot listen on {listen}: {e}")))?;
+            open(socket).map_err(|e| error(None, format!("cannot listen on {listen}: {e}")))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|e| error(None, format!("no epoll: {e}")))?;
         Ok(Tcp {
@@ -110,6 +113,7 @@ impl Tcp {
             segment,
             writable,
             token,
+            congestion,
             listener,
             address,
             pending: Vec::new(),

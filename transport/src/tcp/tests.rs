@@ -5,7 +5,7 @@ use crate::wire::Notice;
 
 const TOKEN: [u8; 32] = *b"the token of a job in this test.";
 
-fn pair(len: usize) -> [(Tcp, Arc<Segment>); 2] {
+fn pair(len: usize, congestion: Congestion) -> [(Tcp, Arc<Segment>); 2] {
     let mut ends = [0, 1].map(|rank| {
         let segment = Arc::new(Segment::heap(len));
         let tcp = Tcp::bind(
@@ -14,6 +14,7 @@ fn pair(len: usize) -> [(Tcp, Arc<Segment>); 2] {
             0..len,
             "127.0.0.1".parse().unwrap(),
             TOKEN,
+            congestion.clone(),
         )
         .unwrap();
         (tcp, segment)
@@ -34,7 +35,7 @@ fn pair(len: usize) -> [(Tcp, Arc<Segment>); 2] {
 #[test]
 fn frames_larger_than_every_buffer_and_frames_without_bytes_arrive_in_order() {
     let len = 8 << 20;
-    let [(mut a, from), (mut b, to)] = pair(len);
+    let [(mut a, from), (mut b, to)] = pair(len, Congestion::Auto);
     for i in 0..len {
         // SAFETY: inside the segment, which no put uses yet.
         unsafe { from.at(i, 1).write(((i * 31) >> 3) as u8) };
@@ -83,3 +84,30 @@ fn frames_larger_than_every_buffer_and_frames_without_bytes_arrive_in_order() {
 
 /// One byte more than the read buffer takes.
 const INBOX_AND_ONE: usize = (16 << 10) + 1;
+
+#[test]
+fn both_ends_of_a_connection_have_the_congestion_control_that_was_asked_for() {
+    let named = |congestion| {
+        pair(4096, congestion)
+            .map(|(tcp, _)| tcp.links[0].socket.tcp_congestion().expect("its name"))
+    };
+    let is = |name: &[u8], text: &str| name.split(|b| *b == 0).next() == Some(text.as_bytes());
+    for name in named(Congestion::Named("reno".to_owned())) {
+        assert!(is(&name, "reno"), "{name:?}");
+    }
+    let system = named(Congestion::System);
+    for name in named(Congestion::Auto) {
+        assert!(!is(&name, "bbr"), "{name:?}");
+        assert!(is(&system[0], "bbr") || name == system[0]);
+    }
+}
+
+#[test]
+fn a_congestion_control_that_does_not_exist_is_named() {
+    let segment = Arc::new(Segment::heap(4096));
+    let none = Congestion::Named("nagle".to_owned());
+    let listen = "127.0.0.1".parse().unwrap();
+    let refused = Tcp::bind(0, segment, 0..4096, listen, TOKEN, none).err();
+    let cause = refused.expect("there is none of that name").cause;
+    assert!(cause.contains("HFR_TCP_CONGESTION=nagle"), "{cause}");
+}

@@ -3,7 +3,7 @@
 //! a rank that only listens. Invariant: of each kind at most one word is under way to a peer, so that none lies where another is read.
 
 use crate::shm::Segment;
-use crate::tcp::Tcp;
+use crate::tcp::{Congestion, Tcp};
 use crate::wire::{Error, Event, Notice, PeerAddress, Put, Transport};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -69,7 +69,14 @@ impl Desk {
     pub fn bind(rank: usize, world: usize, listen: IpAddr, token: [u8; 32]) -> Result<Desk, Error> {
         let half = world * KINDS.len() * WORD;
         let memory = Arc::new(Segment::heap(2 * half));
-        let tcp = Tcp::bind(rank, memory.clone(), 0..half, listen, token)?;
+        let tcp = Tcp::bind(
+            rank,
+            memory.clone(),
+            0..half,
+            listen,
+            token,
+            Congestion::System,
+        )?;
         Ok(Desk {
             tcp,
             memory,
