@@ -123,7 +123,14 @@ fn alone(config: &Config) -> Result<Parts, Error> {
     let shared = Shared::new(0, 0, bell.clone());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let tuning = tuning(config)?;
-    let model = model(cores, "none", config.on_gpus(), tuning.as_ref(), true);
+    let model = model(
+        cores,
+        "none",
+        &shape,
+        config.on_gpus(),
+        tuning.as_ref(),
+        true,
+    );
     let core = Core::new(
         config,
         shape,
@@ -239,7 +246,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         .max(1);
     let tuning = hellos[0].tuning.clone();
     let gpus = hellos.iter().any(|h| h.gpu);
-    let model = model(cores, kind, gpus, tuning.as_ref(), rank == 0);
+    let model = model(cores, kind, &shape, gpus, tuning.as_ref(), rank == 0);
     let mut core = Core::new(
         config,
         shape.clone(),
@@ -272,9 +279,19 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
 }
 
 /// What this group chooses by: the figures that rank 0 brought where they are for such a group, and otherwise the usual ones.
-fn model(cores: usize, wire: &str, gpus: bool, tuning: Option<&Measured>, loud: bool) -> Model {
+fn model(
+    cores: usize,
+    wire: &str,
+    shape: &Shape,
+    gpus: bool,
+    tuning: Option<&Measured>,
+    loud: bool,
+) -> Model {
     static SAID: Once = Once::new();
-    let usual = Model::usual(cores, wire, gpus);
+    let mut usual = Model::usual(cores, wire, gpus);
+    if !gpus {
+        usual = usual.for_shape(shape);
+    }
     let Some(tuning) = tuning else { return usual };
     match tuning.model(cores, wire, gpus) {
         Ok(model) => model,

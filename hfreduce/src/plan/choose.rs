@@ -46,6 +46,10 @@ pub struct Model {
     pub piece: (usize, usize),
 }
 
+/// The largest piece where the ranks of a group's only node share its cores: what one rank leaves in the caches is still there when the next
+/// one runs. Where they have a core each, larger pieces are as good or better.
+const SHARED_PIECE: usize = 64 << 10;
+
 impl Model {
     /// Figures of an ordinary server core with a 25 GB/s copy rate, and of TCP, RDMA or shared memory between the nodes.
     /// They only have to be right within a factor of two: they decide between plans whose times cross.
@@ -55,7 +59,7 @@ impl Model {
             _ if gpus => (4 << 10, 1 << 20),
             // Few bytes under way at a time stay in the caches on their way through the kernel. Not a power of two: a message a little
             // longer than the kernel's largest segment (64 KiB) leaves a crumb behind that is sent on its own.
-            "tcp" => (6 << 10, 96 << 10),
+            "tcp" => (6 << 10, 192 << 10),
             _ => (4 << 10, 256 << 10),
         };
         let (send, hop, wire) = match wire {
@@ -74,6 +78,18 @@ impl Model {
             cross: 1.0 / 15e9,
             wire,
             piece,
+        }
+    }
+}
+
+impl Model {
+    /// The same for buffers on the host in a group of this shape.
+    pub fn for_shape(self, shape: &Shape) -> Model {
+        let (least, most) = self.piece;
+        let shared = shape.nodes() == 1 && self.shares_cores(shape);
+        Model {
+            piece: (least, if shared { most.min(SHARED_PIECE) } else { most }),
+            ..self
         }
     }
 }

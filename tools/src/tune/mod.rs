@@ -117,6 +117,7 @@ fn tune(args: &Args, group: &Communicator) -> Result<()> {
     let until = |part: f64| began + Duration::from_secs_f64(args.seconds * part);
     let short = || format!("{} seconds are too few: raise --seconds", args.seconds);
     let usual = Model::usual(group.model().cores, group.transport(), false);
+    let usual = usual.for_shape(group.shape());
     let grid = Grid::new(&usual, group.shape())?;
     let forced = forced(group, &grid, &usual)?;
     let way = |cell: &Cell| {
