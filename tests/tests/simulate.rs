@@ -2,7 +2,7 @@
 //! (`ci/miri.sh`) a few of them run with every memory access checked.
 
 use hfreduce::{
-    plan::{Collective, Plan, Shape, candidates},
+    plan::{Collective, Piece, Plan, Shape, candidates},
     simulate::{Failure, Scenario, simulate},
 };
 
@@ -127,4 +127,42 @@ fn a_cut_link_is_an_error_and_not_a_wrong_result() {
         }
     }
     assert!(errors > 0, "no seed met the cut");
+}
+
+/// An all_gather of two ranks that tell each other when they have been given the other's share, and if `told` when their own, too.
+fn shown(told: bool) -> Plan {
+    let piece = |block| Piece { block, part: 0 };
+    let mut plan = Plan::new("shown", &Shape::uniform(1, 2), Collective::AllGather);
+    let shares = [0, 1].map(|rank| plan.take(rank, piece(0)));
+    let theirs =
+        [0, 1].map(|rank| plan.give_and_tell(rank, shares[1 - rank], piece(1 - rank as u32)));
+    for rank in [0, 1] {
+        let own = plan.give_and_tell(rank, shares[rank], piece(rank as u32));
+        let all = [theirs[rank], own];
+        plan.wait(1 - rank, all[..1 + usize::from(told)].to_vec());
+    }
+    plan
+}
+
+#[test]
+fn two_ranks_change_slots_only_where_both_are_done() {
+    let pairs = |plan: Plan| plan.check().expect("a right plan").facts().partner.len();
+    assert_eq!((pairs(shown(true)), pairs(shown(false))), (2, 0));
+    let one_shot = |ranks| Plan::all_reduce_one_shot(&Shape::uniform(1, ranks));
+    assert_eq!((pairs(one_shot(2)), pairs(one_shot(3))), (2, 0));
+    let seeds = if cfg!(miri) { 2 } else { 200 };
+    for plan in [shown(true), shown(false), one_shot(2)] {
+        let checked = plan.check().expect("a right plan");
+        for seed in 0..seeds {
+            let scenario = Scenario {
+                seed,
+                counts: vec![700, 5, 900],
+                in_place: seed % 2 == 0,
+                ..Scenario::default()
+            };
+            let done = simulate(&checked, &scenario);
+            let name = checked.plan().name;
+            assert!(done.is_ok(), "{name}, {scenario:?}: {done:?}");
+        }
+    }
 }
