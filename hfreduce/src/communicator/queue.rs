@@ -183,6 +183,48 @@ impl Drop for Leaves<'_> {
     }
 }
 
+/// Orders that run, by the plan they run on: there they end in order, so that only the first of each plan is ever asked.
+#[derive(Default)]
+struct Flight {
+    /// By plan: its number, and its orders with their places among all.
+    plans: Vec<(usize, VecDeque<(u64, Order, Running)>)>,
+    started: u64,
+}
+
+impl Flight {
+    fn is_empty(&self) -> bool {
+        self.plans.is_empty()
+    }
+
+    fn push(&mut self, order: Order, running: Running) {
+        let place = self.started;
+        self.started += 1;
+        let (plan, entry) = (running.job.run(), (place, order, running));
+        match self.plans.iter_mut().find(|(run, _)| *run == plan) {
+            Some((_, orders)) => orders.push_back(entry),
+            None => self.plans.push((plan, VecDeque::from([entry]))),
+        }
+    }
+
+    fn has_ended(&self, core: &Core) -> bool {
+        let mut firsts = self.plans.iter().filter_map(|(_, orders)| orders.front());
+        firsts.any(|(_, _, running)| core.finished(running))
+    }
+
+    /// Those that have ended, or all, in the order in which they were started.
+    fn take(&mut self, core: &Core, all: bool) -> Vec<(u64, Order, Running)> {
+        let mut taken = Vec::new();
+        for (_, orders) in &mut self.plans {
+            while let Some(first) = orders.pop_front_if(|(_, _, r)| all || core.finished(r)) {
+                taken.push(first);
+            }
+        }
+        self.plans.retain(|(_, orders)| !orders.is_empty());
+        taken.sort_unstable_by_key(|(place, _, _)| *place);
+        taken
+    }
+}
+
 /// Runs orders until the queue is closed.
 fn work(core: &Mutex<Core>, queue: &Queue) {
     let shared = core
@@ -191,7 +233,7 @@ fn work(core: &Mutex<Core>, queue: &Queue) {
         .shared
         .clone();
     let mut waiting: VecDeque<Order> = VecDeque::new();
-    let mut running: Vec<(Order, Running)> = Vec::new();
+    let mut running = Flight::default();
     let mut looks = LOOKS;
     let _closes = Closes(queue);
     loop {
@@ -236,7 +278,7 @@ fn turn(
     core: &Mutex<Core>,
     queue: &Queue,
     waiting: &mut VecDeque<Order>,
-    running: &mut Vec<(Order, Running)>,
+    running: &mut Flight,
 ) -> Vec<(Order, Result<(), Error>)> {
     let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
     // Behind the lock, so that in a panic nobody steps the engine in between.
@@ -254,7 +296,7 @@ fn turn(
         };
         let order = waiting.pop_front().expect("it was in front");
         match started {
-            Ok(job) => running.push((order, job)),
+            Ok(job) => running.push(order, job),
             Err(error) => ended.push((order, Err(error))),
         }
     }
@@ -264,7 +306,7 @@ fn turn(
     core.at_gate = !waiting.is_empty();
     let next = waiting.front();
     let outcome = core.run(|core| {
-        running.iter().any(|(_, job)| core.finished(job))
+        running.has_ended(core)
             || queue.waiting()
             || next.is_some_and(|order| !order.is_first() && !matches!(order.is_ready(), Ok(false)))
     });
@@ -272,17 +314,9 @@ fn turn(
     if outcome.is_err() {
         core.quiesce();
     }
-    for (order, job) in std::mem::take(running) {
-        let result = match &outcome {
-            Ok(()) if core.finished(&job) => Ok(()),
-            Ok(()) => {
-                running.push((order, job));
-                continue;
-            }
-            Err(error) => Err(error.clone()),
-        };
-        core.ended(&job, result.is_ok());
-        ended.push((order, result));
+    for (_, order, job) in running.take(&core, outcome.is_err()) {
+        core.ended(&job, outcome.is_ok());
+        ended.push((order, outcome.clone()));
     }
     ended
 }

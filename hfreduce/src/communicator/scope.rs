@@ -44,6 +44,10 @@ impl Communicator {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner),
         );
+        // The last one first: when it has ended, so have the others, and the caller was woken once.
+        if let Some(last) = slots.last() {
+            let _ = last.wait();
+        }
         let mut first = Ok(());
         for slot in &slots {
             first = first.and(slot.wait());

@@ -20,6 +20,13 @@ pub struct JobId {
     pub(super) end: u64,
 }
 
+impl JobId {
+    /// Number of the plan it runs on. Jobs on one plan end in the order in which they were submitted.
+    pub fn run(self) -> usize {
+        self.run
+    }
+}
+
 /// A block of a buffer, wherever it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
