@@ -28,7 +28,7 @@ impl Context {
         } else {
             // SAFETY: another buffer than the output.
             let input = unsafe { std::slice::from_raw_parts(send.cast::<T>(), count) };
-            self.from_to(input, output)
+            self.between(input, output)
         };
         done.unwrap_or_else(|e| panic!("{e}"));
     }
@@ -42,7 +42,7 @@ impl Context {
         }
     }
 
-    fn from_to<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<(), Error> {
+    fn between<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<(), Error> {
         let group = &self.group;
         let share = input.len() / group.size();
         match self.collective.as_str() {

@@ -186,9 +186,16 @@ impl Drop for Leaves<'_> {
 /// Orders that run, by the plan they run on: there they end in order, so that only the first of each plan is ever asked.
 #[derive(Default)]
 struct Flight {
-    /// By plan: its number, and its orders with their places among all.
-    plans: Vec<(usize, VecDeque<(u64, Order, Running)>)>,
+    /// By plan: its number, and its orders.
+    plans: Vec<(usize, VecDeque<Flying>)>,
     started: u64,
+}
+
+/// One of them, with its place among all that were started.
+struct Flying {
+    place: u64,
+    order: Order,
+    running: Running,
 }
 
 impl Flight {
@@ -197,30 +204,36 @@ impl Flight {
     }
 
     fn push(&mut self, order: Order, running: Running) {
-        let place = self.started;
+        let plan = running.job.run();
+        let flying = Flying {
+            place: self.started,
+            order,
+            running,
+        };
         self.started += 1;
-        let (plan, entry) = (running.job.run(), (place, order, running));
         match self.plans.iter_mut().find(|(run, _)| *run == plan) {
-            Some((_, orders)) => orders.push_back(entry),
-            None => self.plans.push((plan, VecDeque::from([entry]))),
+            Some((_, orders)) => orders.push_back(flying),
+            None => self.plans.push((plan, VecDeque::from([flying]))),
         }
     }
 
     fn has_ended(&self, core: &Core) -> bool {
         let mut firsts = self.plans.iter().filter_map(|(_, orders)| orders.front());
-        firsts.any(|(_, _, running)| core.finished(running))
+        firsts.any(|first| core.finished(&first.running))
     }
 
     /// Those that have ended, or all, in the order in which they were started.
-    fn take(&mut self, core: &Core, all: bool) -> Vec<(u64, Order, Running)> {
+    fn take(&mut self, core: &Core, all: bool) -> Vec<Flying> {
         let mut taken = Vec::new();
         for (_, orders) in &mut self.plans {
-            while let Some(first) = orders.pop_front_if(|(_, _, r)| all || core.finished(r)) {
+            while let Some(first) =
+                orders.pop_front_if(|first| all || core.finished(&first.running))
+            {
                 taken.push(first);
             }
         }
         self.plans.retain(|(_, orders)| !orders.is_empty());
-        taken.sort_unstable_by_key(|(place, _, _)| *place);
+        taken.sort_unstable_by_key(|flying| flying.place);
         taken
     }
 }
@@ -314,9 +327,9 @@ fn turn(
     if outcome.is_err() {
         core.quiesce();
     }
-    for (_, order, job) in running.take(&core, outcome.is_err()) {
-        core.ended(&job, outcome.is_ok());
-        ended.push((order, outcome.clone()));
+    for flying in running.take(&core, outcome.is_err()) {
+        core.ended(&flying.running, outcome.is_ok());
+        ended.push((flying.order, outcome.clone()));
     }
     ended
 }
