@@ -1,11 +1,11 @@
 //! What many calls cost: one rank of a job (`hfr run`). A thousand buffers of 4 KiB and 46 of 4 MiB, each started before the first has ended, one call
 //! after the other, and as one buffer; eight communicators of the same ranks, each with a call of 1 MiB from a thread of its own, and the same calls
-//! on one communicator; and how much memory the process has by then, shared and its own. Rounds take turns; medians count, of the slowest rank.
+//! on one communicator; and how much memory there is by then, the process's and the node's segments'. Rounds take turns; medians count, of the slowest rank.
 //!
 //! `hfr run --nodes 1 --ranks-per-node 2 -- target/release/examples/many`
 
 use hfreduce::{Communicator, Error, ReduceOp};
-use std::time::Instant;
+use std::{os::unix::fs::MetadataExt, time::Instant};
 
 const ROUNDS: usize = 9;
 const GROUPS: usize = 8;
@@ -80,14 +80,23 @@ fn groups(group: &Communicator) -> [f64; 2] {
     times.map(|t| median(t) * 1e3)
 }
 
-/// MiB of this process in memory, its part of what it shares counted: all, and the shared part.
+/// MiB: of this process, with its part of what it shares and has touched; of pages reserved in the segments that it shares with its node.
 fn memory() -> [f64; 2] {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    ["Pss:", "Pss_Shmem:"].map(|name| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-        kib.unwrap_or(f64::NAN) / 1024.0
-    })
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let segments = open.flatten().map(|fd| fd.path()).filter(|path| {
+        std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("hfreduce"))
+    });
+    let blocks: u64 = segments
+        .filter_map(|path| std::fs::metadata(path).ok())
+        .map(|file| file.blocks())
+        .sum();
+    [
+        kib.unwrap_or(f64::NAN) / 1024.0,
+        (blocks * 512) as f64 / MIB as f64,
+    ]
 }
 
 fn main() {
@@ -98,9 +107,9 @@ fn main() {
         }
     };
     let share = |what: &str| {
-        let [all, shared] = memory();
+        let [own, reserved] = memory();
         say(format!(
-            "memory of rank 0, {what}: {all:.1} MiB, of that shared {shared:.1}"
+            "memory, {what}: rank 0 {own:.1} MiB, reserved in its node's segments {reserved:.1} MiB"
         ));
     };
     share("connected");

@@ -125,7 +125,8 @@ pub struct Running {
 }
 
 /// Calls of at least this many bytes write results past the caches: nobody reads them while they are still there. Not where an input is
-/// reduced in place: its lines are in a cache when the result comes, and streaming over them took 20 % more time.
+/// reduced in place: its lines are in a cache when the result comes, and streaming over them took 20 % more time. Nor in a broadcast, whose
+/// receivers do little else than write: streaming took twice as long.
 const STREAM_FROM: usize = 8 << 20;
 /// The first check after a stall, doubled from then on.
 const FIRST_CHECK: Duration = Duration::from_millis(100);
@@ -263,7 +264,9 @@ impl Core {
         }
         let candidate = &self.families[&raw.collective][choice.plan];
         let behind = (raw.output as usize).wrapping_sub(raw.input as usize);
-        let in_place = ready.kernel.is_some() && behind < bytes;
+        let one_buffer =
+            ready.kernel.is_some() || matches!(raw.collective, Collective::Broadcast { .. });
+        let in_place = one_buffer && behind < bytes;
         let job = Job {
             call,
             input: raw.input,

@@ -313,10 +313,11 @@ impl Engine {
             }
             let r = &mut self.runs[run];
             let chunk = r.begun[i];
+            if chunk >= r.end.min(r.floor + r.window) {
+                continue;
+            }
             let turn = r.turn(chunk);
-            if chunk >= r.end.min(r.floor + r.window)
-                || !open(&self.segment, &self.board, &mut r.steps[i], chunk, turn)
-            {
+            if !open(&self.segment, &self.board, &mut r.steps[i], chunk, turn) {
                 continue;
             }
             if self.begin(run, i, chunk)? {

@@ -38,7 +38,7 @@ pub struct Model {
     pub hop: f64,
     /// Seconds per byte read or written in memory, by one core.
     pub byte: f64,
-    /// Seconds per byte that a core reads and another has written.
+    /// Seconds per byte that a core reads and another has written, or writes and another reads.
     pub cross: f64,
     /// Seconds per byte on the wire, one way, of one rank.
     pub wire: f64,
@@ -75,7 +75,7 @@ impl Model {
             send,
             hop,
             byte: 1.0 / 25e9,
-            cross: 1.0 / 15e9,
+            cross: 1.0 / 30e9,
             wire,
             piece,
         }

@@ -12,7 +12,7 @@ pub struct RankCost {
     pub added: usize,
     /// Additions: each writes one piece, however many terms it has.
     pub reduced: usize,
-    /// Pieces read that another rank of the node has written.
+    /// Pieces that change ranks inside the node: read that another has written, and written that another reads.
     pub crossed: usize,
     /// Pieces put to other nodes.
     pub sent: usize,
@@ -35,7 +35,7 @@ pub struct Cost {
     pub pieces: usize,
     /// Pieces read or written in memory on the longest path through one chunk, where every rank does one thing after the other.
     pub path: usize,
-    /// The same, of pieces that another rank of the node has written.
+    /// The same, of pieces that change ranks inside the node.
     pub path_crossed: usize,
     /// By rank.
     pub ranks: Vec<RankCost>,
@@ -47,21 +47,13 @@ impl Plan {
         let mut ranks = vec![RankCost::default(); self.shape.ranks()];
         let mut at = vec![(0usize, 0usize); self.cells.len()];
         let mut levels = Vec::with_capacity(self.stages.len());
-        let mut writer = vec![None; self.cells.len()];
         let (mut steps, mut hops) = (0, 0);
-        let mut crossed = Vec::with_capacity(self.stages.len());
-        for stage in &self.stages {
+        let crossed = self.crossed();
+        for (i, stage) in self.stages.iter().enumerate() {
             let node = self.shape.node_of(stage.worker as usize) as u32;
             let mine = &mut ranks[stage.worker as usize];
             mine.stages += 1;
-            let others = |c: &&CellId| {
-                let writer: Option<u32> = writer[c.index()];
-                writer.is_some_and(|w| {
-                    w != stage.worker && self.shape.node_of(w as usize) as u32 == node
-                })
-            };
-            crossed.push(stage.reads().iter().filter(others).count());
-            mine.crossed += crossed[crossed.len() - 1];
+            mine.crossed += crossed[i];
             match &stage.act {
                 Act::Take { .. } | Act::Give { .. } => mine.copied += 1,
                 Act::Reduce { terms } => {
@@ -83,7 +75,6 @@ impl Plan {
             hops = hops.max(hop);
             if let Some(to) = stage.to {
                 at[to.index()] = (step, hop);
-                writer[to.index()] = Some(stage.worker);
             }
             levels.push(step);
             if let Some(to) = away {
@@ -105,6 +96,32 @@ impl Plan {
             pieces: (self.input_blocks().max(self.output_blocks()) * self.parts).max(1) as usize,
             ranks,
         }
+    }
+
+    /// By stage: pieces that it reads and another rank of the node has written, and that it writes and another reads.
+    fn crossed(&self) -> Vec<usize> {
+        let mut writer: Vec<Option<usize>> = vec![None; self.cells.len()];
+        let mut shown = vec![false; self.stages.len()];
+        let mut read = vec![0; self.stages.len()];
+        for (i, stage) in self.stages.iter().enumerate() {
+            let others = |cell: &CellId| {
+                let writer = writer[cell.index()]?;
+                let theirs = self.stages[writer].worker;
+                let near = self.shape.node_of(theirs as usize)
+                    == self.shape.node_of(stage.worker as usize);
+                (near && theirs != stage.worker).then_some(writer)
+            };
+            for from in stage.reads().iter().filter_map(others) {
+                shown[from] = true;
+                read[i] += 1;
+            }
+            if let Some(to) = stage.to {
+                writer[to.index()] = Some(i);
+            }
+        }
+        let both = read.into_iter().zip(shown);
+        both.map(|(read, shown)| read + usize::from(shown))
+            .collect()
     }
 
     /// The most that is done one after the other. A rank does what comes early in the chunk first (`levels`: a stage's steps from the
