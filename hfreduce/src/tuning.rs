@@ -214,11 +214,11 @@ mod tests {
             (with("/model/byte", "quick".into()), "quick"),
             (
                 with("/model/piece/0", 0.into()),
-                "pieces go from 0 to 196608",
+                "pieces go from 0 to 131072",
             ),
             (
                 with("/model/piece/1", 1024.into()),
-                "pieces go from 6144 to 1024",
+                "pieces go from 8192 to 1024",
             ),
             (
                 good.to_string().replace("1.25e-6", "1e999"),

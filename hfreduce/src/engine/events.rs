@@ -46,10 +46,13 @@ impl Engine {
     }
 
     fn finish_ticket(&mut self, ticket: u64) {
-        self.finish(
+        let (run, step) = (
             (ticket >> 32) as usize,
             (ticket & u64::from(u32::MAX)) as usize,
         );
+        let r = &self.runs[run];
+        let turn = r.turn(r.done[step]);
+        self.finish(run, step, turn);
     }
 
     fn arrived(&mut self, notice: Notice) {

@@ -320,7 +320,7 @@ impl Engine {
             if !open(&self.segment, &self.board, &mut r.steps[i], chunk, turn) {
                 continue;
             }
-            if self.begin(run, i, chunk)? {
+            if self.begin(run, i, chunk, turn)? {
                 *acts -= 1;
                 moved = true;
             }
@@ -329,14 +329,14 @@ impl Engine {
     }
 
     /// Begins one step of one chunk; all but puts and the device's copies are done at once. `false`: it must wait for what the step began before.
-    fn begin(&mut self, run: usize, i: usize, chunk: u64) -> Result<bool, Fault> {
+    fn begin(&mut self, run: usize, i: usize, chunk: u64, turn: Turn) -> Result<bool, Fault> {
         // Taken out while they are read: a step touches no job.
         let jobs = std::mem::take(&mut self.runs[run].jobs);
         let (base, job) = jobs
             .iter()
             .find(|(base, job)| chunk < base + job.extent.chunks())
             .expect("every chunk below `end` has a job");
-        let begun = self.begin_for(run, i, chunk, *base, job);
+        let begun = self.begin_for(run, i, (chunk, turn), *base, job);
         self.runs[run].jobs = jobs;
         begun
     }
@@ -345,12 +345,11 @@ impl Engine {
         &mut self,
         run: usize,
         i: usize,
-        chunk: u64,
+        (chunk, turn): (u64, Turn),
         base: u64,
         job: &Job,
     ) -> Result<bool, Fault> {
         let r = &mut self.runs[run];
-        let turn = r.turn(chunk);
         let copied = match r.steps[i].op {
             Op::Take { .. } => job.sides.input,
             Op::Give { .. } => job.sides.output,
@@ -372,7 +371,7 @@ impl Engine {
             self.send(run, i, job, chunk, base, turn)?;
         } else {
             self.act(run, i, job, chunk - base, turn)?;
-            self.finish(run, i);
+            self.finish(run, i, turn);
             if job.extent.piece() * job.size > AT_ONCE {
                 self.ring();
             }
@@ -428,8 +427,8 @@ impl Engine {
         })
     }
 
-    /// A step of its next chunk is done.
-    fn finish(&mut self, run: usize, i: usize) {
+    /// A step of its next chunk, whose turn it is, is done.
+    fn finish(&mut self, run: usize, i: usize, turn: Turn) {
         let r = &mut self.runs[run];
         let chunk = r.done[i];
         r.done[i] += 1;
@@ -443,7 +442,7 @@ impl Engine {
                 &mut self.bells,
                 raise,
                 chunk,
-                Turn::of(chunk, r.slots, r.slot_bytes),
+                turn,
             );
         }
         if chunk == r.floor {
