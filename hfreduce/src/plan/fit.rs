@@ -24,7 +24,7 @@ type Figure = fn(&mut Model) -> &mut f64;
 const FARTHEST: f64 = 100.0;
 /// What a figure's squared logarithm from the start counts beside the mean of those from the samples: next to nothing, but a figure that the samples hardly
 /// tell stays where it was.
-const PULL: f64 = 1e-4;
+const PULL: f64 = 3e-5;
 /// A search's first stride and the one at which it ends, as logarithms: from every start, and then from the best place found.
 const ROUGH: (f64, f64) = (1.0, 0.05);
 const FINE: (f64, f64) = (0.05, 0.004);
