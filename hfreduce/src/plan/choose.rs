@@ -46,8 +46,8 @@ pub struct Model {
     pub piece: (usize, usize),
 }
 
-/// The largest piece where the ranks of a group's only node share its cores: what one rank leaves in the caches is still there when the next
-/// one runs. Where they have a core each, larger pieces are as good or better.
+/// The largest piece where up to four ranks of a group's only node share its cores: what one rank leaves in the caches is still there when the
+/// next one runs. More ranks leave too much in any case, and ranks with a core each are as well off with larger pieces.
 const SHARED_PIECE: usize = 64 << 10;
 
 impl Model {
@@ -86,7 +86,7 @@ impl Model {
     /// The same for buffers on the host in a group of this shape.
     pub fn for_shape(self, shape: &Shape) -> Model {
         let (least, most) = self.piece;
-        let shared = shape.nodes() == 1 && self.shares_cores(shape);
+        let shared = shape.nodes() == 1 && shape.widest() <= 4 && self.shares_cores(shape);
         Model {
             piece: (least, if shared { most.min(SHARED_PIECE) } else { most }),
             ..self
