@@ -1,11 +1,11 @@
 //! What many calls cost: one rank of a job (`hfr run`). A thousand buffers of 4 KiB and 46 of 4 MiB, each started before the first has ended, one call
-//! after the other, and as one buffer; eight communicators of the same ranks, each with a call of 1 MiB from a thread of its own, and the same calls
-//! on one communicator; and how much memory there is by then, the process's and the node's segments'. Rounds take turns; medians count, of the slowest rank.
+//! after the other, and as one buffer; and eight communicators of the same ranks, each with a call of 1 MiB, from a thread of its own or all started by
+//! one thread, beside the same calls on one communicator. Rounds take turns; medians count, of the slowest rank; sums are checked.
 //!
 //! `hfr run --nodes 1 --ranks-per-node 2 -- target/release/examples/many`
 
 use hfreduce::{Communicator, Error, ReduceOp};
-use std::{os::unix::fs::MetadataExt, time::Instant};
+use std::{sync::Barrier, time::Instant};
 
 const ROUNDS: usize = 9;
 const GROUPS: usize = 8;
@@ -28,75 +28,101 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+fn fill(buffer: &mut [f32]) {
+    for (i, x) in buffer.iter_mut().enumerate() {
+        *x = (i % 8) as f32;
+    }
+}
+
+fn check(group: &Communicator, buffer: &[f32]) {
+    let all = group.size() as f32;
+    let right = |(i, x): (usize, &f32)| *x == (i % 8) as f32 * all;
+    assert!(buffer.iter().enumerate().all(right), "a wrong sum");
+}
+
 /// `count` buffers of `bytes` bytes, in the three ways: milliseconds.
 fn buffers(group: &Communicator, count: usize, bytes: usize) -> [f64; 3] {
-    let mut all = vec![0.5f32; count * bytes / 4];
+    let each = bytes / 4;
+    let mut all = vec![0.0f32; count * each];
     let mut times = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {
-        times[0].push(timed(group, || {
-            group.scope(|scope| -> Result<(), Error> {
-                for one in all.chunks_exact_mut(bytes / 4) {
-                    drop(scope.all_reduce(one, ReduceOp::Avg)?);
+        for (way, times) in times.iter_mut().enumerate() {
+            fill(&mut all);
+            times.push(timed(group, || match way {
+                0 => group.scope(|scope| {
+                    let mut parts = all.chunks_exact_mut(each);
+                    parts.try_for_each(|one| scope.all_reduce(one, ReduceOp::Sum).map(drop))
+                }),
+                1 => {
+                    let mut parts = all.chunks_exact_mut(each);
+                    parts.try_for_each(|one| group.all_reduce(one, ReduceOp::Sum))
                 }
-                Ok(())
-            })
-        }));
-        times[1].push(timed(group, || {
-            let mut each = all.chunks_exact_mut(bytes / 4);
-            each.try_for_each(|one| group.all_reduce(one, ReduceOp::Avg))
-        }));
-        times[2].push(timed(group, || group.all_reduce(&mut all, ReduceOp::Avg)));
+                _ => group.all_reduce(&mut all, ReduceOp::Sum),
+            }));
+            check(group, &all);
+        }
     }
     times.map(|t| median(t) * 1e3)
 }
 
-/// A call of 1 MiB on each of eight groups at once, and eight on the first: milliseconds.
-fn groups(group: &Communicator) -> [f64; 2] {
+/// A call of 1 MiB on each of eight groups, from eight threads and started by one, and eight calls on one of them: milliseconds.
+fn groups(group: &Communicator) -> [f64; 3] {
     let split = || group.split(Some(0), 0).map(|g| g.expect("a part in it"));
     let all: Result<Vec<Communicator>, Error> = (0..GROUPS).map(|_| split()).collect();
     let all = all.unwrap_or_else(|e| panic!("{e}"));
-    let mut data = vec![vec![0.5f32; MIB / 4]; GROUPS];
-    let mut times = [const { Vec::new() }; 2];
+    let mut data = vec![vec![0.0f32; MIB / 4]; GROUPS];
+    let mut times = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {
-        times[0].push(timed(group, || {
-            std::thread::scope(|threads| {
-                let one = |(group, data): (&'_ Communicator, &'_ mut Vec<f32>)| {
-                    group.all_reduce(data, ReduceOp::Avg)
-                };
-                let calls: Vec<_> = all
-                    .iter()
-                    .zip(&mut data)
-                    .map(|pair| threads.spawn(move || one(pair)))
-                    .collect();
-                let mut ended = calls.into_iter().map(|t| t.join().expect("no panic"));
-                ended.try_for_each(|end| end)
-            })
-        }));
-        times[1].push(timed(group, || {
-            let mut each = data.iter_mut();
-            each.try_for_each(|data| all[0].all_reduce(data, ReduceOp::Avg))
-        }));
+        for (way, times) in times.iter_mut().enumerate() {
+            data.iter_mut().for_each(|data| fill(data));
+            let mut pairs = all.iter().zip(&mut data);
+            times.push(match way {
+                0 => from_threads(group, pairs),
+                1 => timed(group, || start(pairs)),
+                _ => timed(group, || {
+                    pairs.try_for_each(|(_, data)| all[0].all_reduce(data, ReduceOp::Sum))
+                }),
+            });
+            data.iter().for_each(|data| check(group, data));
+        }
     }
     times.map(|t| median(t) * 1e3)
 }
 
-/// MiB: of this process, with its part of what it shares and has touched; of pages reserved in the segments that it shares with its node.
-fn memory() -> [f64; 2] {
-    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
-    let segments = open.flatten().map(|fd| fd.path()).filter(|path| {
-        std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("hfreduce"))
-    });
-    let blocks: u64 = segments
-        .filter_map(|path| std::fs::metadata(path).ok())
-        .map(|file| file.blocks())
-        .sum();
-    [
-        kib.unwrap_or(f64::NAN) / 1024.0,
-        (blocks * 512) as f64 / MIB as f64,
-    ]
+/// The threads wait at a gate, so that starting them does not count.
+fn from_threads<'a>(
+    group: &Communicator,
+    pairs: impl Iterator<Item = (&'a Communicator, &'a mut Vec<f32>)>,
+) -> f64 {
+    let gate = Barrier::new(GROUPS + 1);
+    std::thread::scope(|threads| {
+        let gate = &gate;
+        let call = |(group, data): (&'a Communicator, &'a mut Vec<f32>)| {
+            threads.spawn(move || {
+                gate.wait();
+                group.all_reduce(data, ReduceOp::Sum)
+            })
+        };
+        let calls: Vec<_> = pairs.map(call).collect();
+        timed(group, || {
+            gate.wait();
+            let mut ended = calls.into_iter().map(|t| t.join().expect("no panic"));
+            ended.try_for_each(|end| end)
+        })
+    })
+}
+
+/// Starts a call on each group, one scope inside the other; each scope waits for its call as it ends.
+fn start<'a>(
+    mut pairs: impl Iterator<Item = (&'a Communicator, &'a mut Vec<f32>)>,
+) -> Result<(), Error> {
+    match pairs.next() {
+        None => Ok(()),
+        Some((group, data)) => group.scope(|scope| {
+            drop(scope.all_reduce(data, ReduceOp::Sum)?);
+            start(pairs)
+        }),
+    }
 }
 
 fn main() {
@@ -106,23 +132,14 @@ fn main() {
             println!("{text}");
         }
     };
-    let share = |what: &str| {
-        let [own, reserved] = memory();
-        say(format!(
-            "memory, {what}: rank 0 {own:.1} MiB, reserved in its node's segments {reserved:.1} MiB"
-        ));
-    };
-    share("connected");
     for (count, bytes) in [(1000, 4 << 10), (46, 4 * MIB)] {
         let [started, after, one] = buffers(&group, count, bytes);
         say(format!(
             "{count} x {bytes} bytes: all started at once {started:.3} ms, one after the other {after:.3} ms, as one buffer {one:.3} ms"
         ));
-        share("then");
     }
-    let [at_once, after] = groups(&group);
+    let [threads, started, after] = groups(&group);
     say(format!(
-        "{GROUPS} x 1 MiB: on {GROUPS} communicators at once {at_once:.3} ms, on one after the other {after:.3} ms"
+        "{GROUPS} x 1 MiB: on {GROUPS} communicators from {GROUPS} threads {threads:.3} ms, started by one thread {started:.3} ms, on one communicator after the other {after:.3} ms"
     ));
-    share("with all groups");
 }
