@@ -1,5 +1,5 @@
 //! What an all_reduce on host memory costs a rank that computes meanwhile, and what the computing costs it. One rank of a job (`hfr run`): a thread
-//! multiplies matrices; the all_reduce alone, the products alone, and both at once are measured in rounds that take turns; medians count, of the slowest rank.
+//! multiplies matrices; the all_reduce alone, the products alone, and both at once are measured in rounds that take turns; medians count, of the slowest rank; sums are checked.
 //! Where every rank has a core, both at once cannot be shorter than one after the other, but for time in which one of them waits. Then the same in the form
 //! that other libraries have: the all_reduce is started, products are computed on the thread that started it for about as long as the all_reduce takes
 //! alone, and it is waited for.
@@ -46,12 +46,19 @@ fn products(stop: &AtomicBool) -> f64 {
 
 /// Seconds per call.
 fn calls(group: &Communicator, buffer: &mut [f32]) -> f64 {
+    buffer.fill(1.0);
     group.barrier().expect("a barrier");
     let began = Instant::now();
     for _ in 0..CALLS {
-        group.all_reduce(buffer, ReduceOp::Max).expect("a sum");
+        group.all_reduce(buffer, ReduceOp::Sum).expect("a sum");
     }
-    began.elapsed().as_secs_f64() / CALLS as f64
+    let seconds = began.elapsed().as_secs_f64() / CALLS as f64;
+    check(buffer, (group.size() as f32).powi(CALLS as i32));
+    seconds
+}
+
+fn check(buffer: &[f32], sum: f32) {
+    assert!(buffer.iter().all(|x| *x == sum), "a wrong sum");
 }
 
 /// Seconds of so many products.
@@ -67,15 +74,18 @@ fn compute(count: usize) -> f64 {
 
 /// Started, computed meanwhile, waited for: seconds in all, and of the products alone in that time.
 fn started(group: &Communicator, buffer: &mut [f32], count: usize) -> (f64, f64) {
+    buffer.fill(1.0);
     group.barrier().expect("a barrier");
     let began = Instant::now();
     let computing = group.scope(|scope| -> Result<f64, hfreduce::Error> {
-        let call = scope.all_reduce(buffer, ReduceOp::Max)?;
+        let call = scope.all_reduce(&mut *buffer, ReduceOp::Sum)?;
         let computing = compute(count);
         call.wait()?;
         Ok(computing)
     });
-    (began.elapsed().as_secs_f64(), computing.expect("a sum"))
+    let seconds = began.elapsed().as_secs_f64();
+    check(buffer, group.size() as f32);
+    (seconds, computing.expect("a sum"))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -88,7 +98,7 @@ fn main() {
     let mib: usize = std::env::args()
         .nth(1)
         .map_or(64, |a| a.parse().expect("MiB"));
-    let mut buffer = vec![group.rank() as f32; mib << 18];
+    let mut buffer = vec![1.0; mib << 18];
     calls(&group, &mut buffer);
     let (mut alone, mut both, mut free, mut beside) = (vec![], vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
