@@ -16,6 +16,7 @@
 //! | `HFR_TUNING` | figures of this machine (`hfr tune`) to choose plans by; rank 0's count for all |
 //! | `HFR_ZONE` | name of the part of the network this rank's node is in, where there is little bandwidth between parts |
 //! | `HFR_AFFINITY` | `off`: the library's threads run wherever the process may (default: near the rank's GPU and network port) |
+//! | `HFR_CORES` | how many CPUs this rank and those beside it have between them (default: as its affinity and its cgroup's quota say) |
 //! | `HFR_TOPO_FILE` | a description of this machine (`hfr topo --dump`) to use instead of what the system says |
 //! | `HFR_CHAOS` | faults to inject into the wire, for tests: see `hfr_transport::chaos` |
 
@@ -105,6 +106,10 @@ pub struct Config {
     pub zone: Option<String>,
     /// Whether the library's own threads are bound to CPUs near the rank's GPU and network port, among those that the process may use.
     pub affinity: bool,
+    /// How many CPUs this rank has, together with all that may run on the same ones; `None` for as many as its affinity and its cgroup's quota let
+    /// it have. Where there are fewer than ranks, ranks that wait soon hand their core on. For what a process cannot see: that others compute on
+    /// the CPUs, or that containers with other names share them.
+    pub cores: Option<usize>,
     /// A description of this machine to use instead of what the system says.
     pub topology: Option<PathBuf>,
     /// Faults to inject.
@@ -146,10 +151,17 @@ impl Config {
             tuning: None,
             zone: None,
             affinity: true,
+            cores: None,
             topology: None,
             chaos: None,
             place: None,
         }
+    }
+
+    /// How many CPUs this rank and those beside it have between them.
+    pub(crate) fn cores(&self) -> usize {
+        let allowed = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.cores.unwrap_or_else(allowed)
     }
 
     /// Whether this rank has buffers on a GPU, as far as it knows.
@@ -201,6 +213,13 @@ impl Config {
                 return Err(wrong(format!("HFR_AFFINITY={other} is none of on, off")));
             }
         };
+        let cores = match env("HFR_CORES") {
+            None => None,
+            Some(text) => match text.parse::<usize>() {
+                Ok(cores) if cores > 0 => Some(cores),
+                _ => return Err(wrong(format!("HFR_CORES={text} is no number of CPUs"))),
+            },
+        };
         Ok(Config {
             rank,
             world,
@@ -220,6 +239,7 @@ impl Config {
             tuning: env("HFR_TUNING").map(|path| Tuning::File(path.into())),
             zone: env("HFR_ZONE"),
             affinity,
+            cores,
             topology: env("HFR_TOPO_FILE").map(PathBuf::from),
             chaos: env("HFR_CHAOS"),
             place: None,

@@ -121,7 +121,7 @@ fn alone(config: &Config) -> Result<Parts, Error> {
     segment.reserve(0, 4096).map_err(memory)?;
     let bell = Doorbell::new(segment.clone(), 0, None);
     let shared = Shared::new(0, 0, bell.clone());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = config.cores();
     let tuning = tuning(config)?;
     let model = model(
         cores,
@@ -142,7 +142,7 @@ fn alone(config: &Config) -> Result<Parts, Error> {
         None,
         arena,
         model,
-        Waiter::new(1),
+        Waiter::new(1, cores),
     );
     Ok(Parts {
         core,
@@ -238,12 +238,8 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         .iter()
         .position(|h| h.pid == pid && h.host.starts_with(host));
     gather("joined", b"")?;
-    let sharing = hellos.iter().filter(|h| h.host == hello.host).count();
-    // Nodes emulated on one host share its cores; rank 0's count serves all, so that all choose alike.
-    let hosts = hellos.iter().filter(|h| h.host == hellos[0].host).count();
-    let cores = (hellos[0].cores * shape.widest())
-        .div_ceil(hosts.max(1))
-        .max(1);
+    // Rank 0's cores, and those who share them, serve all, so that all choose alike: what a node's ranks have together.
+    let cores = (hellos[0].cores * shape.widest()).div_ceil(place::sharing(&hellos, 0));
     let tuning = hellos[0].tuning.clone();
     let gpus = hellos.iter().any(|h| h.gpu);
     let model = model(cores, kind, &shape, gpus, tuning.as_ref(), rank == 0);
@@ -264,7 +260,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         wire,
         arena,
         model,
-        Waiter::new(sharing),
+        Waiter::new(place::sharing(&hellos, rank), hello.cores),
     );
     core.sums = place.sums.filter(|_| !matches!(kind, "none" | "local"));
     let at = heap.0 + shape.local(rank) * heap.1;

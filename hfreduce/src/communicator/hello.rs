@@ -20,8 +20,10 @@ use serde::{Deserialize, Serialize};
 pub struct Hello {
     pub version: String,
     pub node: String,
-    /// Ranks with equal hosts share cores, even where they claim different nodes.
+    /// Ranks with equal hosts see one system, even where they claim different nodes.
     pub host: String,
+    /// Containers of one machine have names of their own and may still run on the same CPUs.
+    pub machine: String,
     pub pid: u32,
     pub cores: usize,
     pub wire: Wire,
@@ -48,8 +50,9 @@ pub fn hello(config: &Config) -> Result<Hello, Error> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: config.node.clone(),
         host: crate::launch::node_identity(&|_| None),
+        machine: crate::launch::machine_identity(),
         pid: std::process::id(),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        cores: config.cores(),
         wire: config.wire,
         verbs: rdma::usable(config)?,
         meeting: unique_address("node").map_err(memory)?,

@@ -25,6 +25,19 @@ pub fn inherited() -> String {
     cpus.to_string()
 }
 
+/// How many ranks, this one among them, run on CPUs that this rank may use: its node's, and those of other nodes that are containers of this
+/// machine or emulated on it, but not those that a launcher has bound elsewhere. Where CPUs cannot be told, all of the machine count.
+pub fn sharing(hellos: &[Hello], rank: usize) -> usize {
+    let cpus = |hello: &Hello| hello.cpus.parse::<Cpus>().unwrap_or_default();
+    let (mine, own) = (&hellos[rank], cpus(&hellos[rank]));
+    let shares = |other: &&Hello| {
+        let theirs = cpus(other);
+        let unknown = own.is_empty() || theirs.is_empty();
+        other.machine == mine.machine && (unknown || !own.both(&theirs).is_empty())
+    };
+    hellos.iter().filter(shares).count()
+}
+
 /// Runs this thread on these CPUs from now on. They were this process's when they were chosen; if they no longer are, it stays where it is.
 pub fn run_on(cpus: &[usize]) {
     let mut set = CpuSet::new();
@@ -146,4 +159,31 @@ fn report(config: &Config, machine: &Machine, threads: Option<&Cpus>, place: &Pl
             machine.gpus().len()
         );
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::communicator::hello::hello;
+
+    #[test]
+    fn ranks_share_cores_where_their_cpus_overlap_on_one_machine() {
+        let rank = |machine: &str, cpus: &str| {
+            let mut one = hello(&Config::new(0, 1, "", b"")).unwrap();
+            one.machine = machine.to_owned();
+            one.cpus = cpus.to_owned();
+            one
+        };
+        let hellos = [
+            rank("a", "0-3"),
+            rank("a", "3-4"),
+            rank("a", "4"),
+            rank("b", "0-3"),
+            rank("a", ""),
+        ];
+        let counts = [0, 1, 2, 3, 4].map(|r| sharing(&hellos, r));
+        assert_eq!(counts, [3, 4, 3, 1, 4], "what cannot be told counts as all");
+        let bound = ["0", "1", "2"].map(|cpus| rank("a", cpus));
+        assert!((0..3).all(|r| sharing(&bound, r) == 1));
+    }
 }

@@ -11,7 +11,7 @@ mod node;
 mod sources;
 
 pub use hydra::with_proxy;
-pub use node::node_identity;
+pub use node::{machine_identity, node_identity};
 
 /// A lookup of environment variables; an empty value counts as not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;

@@ -11,7 +11,20 @@ pub fn node_identity(env: Env) -> String {
     }
     let system = rustix::system::uname();
     let host = system.nodename().to_string_lossy();
-    // Where /proc is not mounted, the name alone must do.
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    format!("{host} {}", boot.trim())
+    format!("{host} {}", boot())
+}
+
+/// What all ranks of one kernel have in common, whatever container they are in.
+pub fn machine_identity() -> String {
+    let boot = boot();
+    if boot.is_empty() {
+        return node_identity(&|_| None);
+    }
+    boot
+}
+
+/// Empty where /proc is not mounted: the name alone must do then.
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }

@@ -65,6 +65,16 @@ fn a_stranger_is_refused() {
     assert!(job.error(0).contains("rank 3"), "{}", job.story());
 }
 
+#[test]
+fn a_setting_that_makes_no_sense_is_named() {
+    let plan = Plan::new(&[1], "auto", "5").with("HFR_CORES", "0");
+    let mut job = start(&plan, &["barrier"]);
+    job.ends(&[0], Duration::from_secs(6));
+    let error = job.error(0);
+    let named = error.starts_with("Start|") && error.contains("HFR_CORES=0");
+    assert!(named, "{error}");
+}
+
 /// Says something that is no rank's greeting to the rendezvous, as soon as there is one.
 fn disturb(address: &str, words: &[u8]) {
     let until = Instant::now() + Duration::from_secs(10);

@@ -208,11 +208,9 @@ pub struct Looked {
 }
 
 impl Waiter {
-    /// The policy for a node with `local_ranks` ranks, given the CPUs this process may use (affinity mask and cgroup quota).
-    pub fn new(local_ranks: usize) -> Waiter {
-        // Where the system does not tell, handing over soon is the error that costs less.
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let pauses = if local_ranks > cpus {
+    /// The policy for a rank that may use `cores` CPUs (its affinity mask and cgroup quota), on which `ranks` ranks run, itself among them.
+    pub fn new(ranks: usize, cores: usize) -> Waiter {
+        let pauses = if ranks > cores {
             PAUSES_WITHOUT
         } else {
             PAUSES_WITH_CORES
