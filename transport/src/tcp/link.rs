@@ -7,7 +7,7 @@ use super::frame::{self, Header};
 use crate::shm::Segment;
 use crate::wire::{Event, Notice, Put};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv};
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
@@ -203,7 +203,10 @@ impl Link {
         let inbox = &mut self.inbox[self.unread.end..];
         let Some(incoming) = &self.incoming else {
             let room = inbox.len();
-            return (room, rustix::io::read(&self.socket, inbox));
+            return (
+                room,
+                recv(&self.socket, inbox, RecvFlags::empty()).map(|(got, _)| got),
+            );
         };
         let direct = incoming.left.min(turn);
         // SAFETY: `unpack` checked that the rest of this put lies inside the writable part of the segment; until its
@@ -211,7 +214,10 @@ impl Link {
         let payload =
             unsafe { std::slice::from_raw_parts_mut(segment.at(incoming.to, direct), direct) };
         if direct < incoming.left {
-            return (direct, rustix::io::read(&self.socket, payload));
+            return (
+                direct,
+                recv(&self.socket, payload, RecvFlags::empty()).map(|(got, _)| got),
+            );
         }
         let room = direct + inbox.len();
         let mut parts = [IoSliceMut::new(payload), IoSliceMut::new(inbox)];
