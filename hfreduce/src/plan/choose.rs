@@ -59,7 +59,7 @@ impl Model {
             _ if gpus => (4 << 10, 1 << 20),
             // Few bytes under way at a time stay in the caches on their way through the kernel, and where the link is the limit, more and
             // smaller pieces fill it better.
-            "tcp" => (8 << 10, 128 << 10),
+            "tcp" => (8 << 10, 64 << 10),
             _ => (4 << 10, 256 << 10),
         };
         let (send, hop, wire) = match wire {
