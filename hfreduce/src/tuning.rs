@@ -214,7 +214,7 @@ mod tests {
             (with("/model/byte", "quick".into()), "quick"),
             (
                 with("/model/piece/0", 0.into()),
-                "pieces go from 0 to 131072",
+                "pieces go from 0 to 65536",
             ),
             (
                 with("/model/piece/1", 1024.into()),
