@@ -44,7 +44,13 @@ impl Register for __m256i {
         fn xor(a: Self, b: Self) -> Self { _mm256_xor_si256(a, b) }
         fn splat16(value: u16) -> Self { _mm256_set1_epi16(value.cast_signed()) }
         fn add16(a: Self, b: Self) -> Self { _mm256_add_epi16(a, b) }
-        fn equal16(a: Self, b: Self) -> Self { _mm256_cmpeq_epi16(a, b) }
+        fn min16(a: Self, b: Self) -> Self { _mm256_min_epu16(a, b) }
+        fn or_where_equal16(a: Self, b: Self, c: Self, bits: Self) -> Self {
+            _mm256_or_si256(a, _mm256_and_si256(_mm256_cmpeq_epi16(b, c), bits))
+        }
+        fn other_where_above16(a: Self, b: Self, c: Self, other: Self) -> Self {
+            _mm256_blendv_epi8(a, other, _mm256_cmpgt_epi16(b, c))
+        }
         fn widen8(a: Self) -> [Self; 2] {
             let zero = _mm256_setzero_si256();
             [_mm256_unpacklo_epi8(zero, a), _mm256_unpackhi_epi8(zero, a)]
@@ -75,6 +81,16 @@ impl Register for __m256i {
     unsafe fn shift_right32<const BY: u32>(a: Self) -> Self {
         // SAFETY: the caller vouches for the instruction set.
         unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(BY.cast_signed())) }
+    }
+    #[inline(always)]
+    unsafe fn sticky32<const AT: u32>(a: Self) -> Self {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe {
+            // What lies below, plus all ones below: bit `AT` is set where that carries.
+            let ones = _mm256_set1_epi32((1 << AT) - 1);
+            let carried = _mm256_add_epi32(_mm256_and_si256(a, ones), ones);
+            _mm256_or_si256(a, _mm256_and_si256(carried, _mm256_set1_epi32(1 << AT)))
+        }
     }
 }
 
@@ -208,18 +224,16 @@ impl Float for __m256 {
             let both = _mm256_and_ps(_mm256_max_ps(a, b), _mm256_max_ps(b, a));
             _mm256_or_ps(both, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, b))
         }
-        fn canonical(a: Self) -> Self { Self::replace_nan(a, _mm256_set1_ps(f32::from_bits(0x7fc0_0000))) }
+        fn canonical(a: Self) -> Self {
+            let nan = _mm256_set1_ps(f32::from_bits(0x7fc0_0000));
+            _mm256_blendv_ps(a, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a))
+        }
     }
 }
 
 impl Wide for __m256 {
     instructions! {
         fn splat(value: f32) -> Self { _mm256_set1_ps(value) }
-        fn replace_nan(a: Self, by: Self) -> Self { _mm256_blendv_ps(a, by, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)) }
-        // A NaN as the second operand is the answer.
-        fn clamp(a: Self, limit: f32) -> Self {
-            _mm256_max_ps(_mm256_set1_ps(-limit), _mm256_min_ps(_mm256_set1_ps(limit), a))
-        }
         fn from_f16(bits: __m256i) -> [Self; 2] {
             let high = _mm256_extracti128_si256::<1>(bits);
             [_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(high)]
@@ -229,15 +243,10 @@ impl Wide for __m256 {
             let high = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a[1]);
             _mm256_set_m128i(high, low)
         }
-        fn to_f16_odd(a: [Self; 2]) -> __m256i {
+        fn to_f16_truncated(a: [Self; 2]) -> __m256i {
             let low = _mm256_cvtps_ph::<_MM_FROUND_TO_ZERO>(a[0]);
             let high = _mm256_cvtps_ph::<_MM_FROUND_TO_ZERO>(a[1]);
-            let lost_low = _mm256_cmp_ps::<_CMP_NEQ_UQ>(a[0], _mm256_cvtph_ps(low));
-            let lost_high = _mm256_cmp_ps::<_CMP_NEQ_UQ>(a[1], _mm256_cvtph_ps(high));
-            let lost = _mm256_packs_epi32(_mm256_castps_si256(lost_low), _mm256_castps_si256(lost_high));
-            // The pack works within halves of the register.
-            let lost = _mm256_permute4x64_epi64::<0b11_01_10_00>(lost);
-            _mm256_or_si256(_mm256_set_m128i(high, low), _mm256_srli_epi16::<15>(lost))
+            _mm256_set_m128i(high, low)
         }
     }
 }

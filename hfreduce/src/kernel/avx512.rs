@@ -46,7 +46,13 @@ impl Register for __m512i {
         fn xor(a: Self, b: Self) -> Self { _mm512_xor_si512(a, b) }
         fn splat16(value: u16) -> Self { _mm512_set1_epi16(value.cast_signed()) }
         fn add16(a: Self, b: Self) -> Self { _mm512_add_epi16(a, b) }
-        fn equal16(a: Self, b: Self) -> Self { _mm512_movm_epi16(_mm512_cmpeq_epi16_mask(a, b)) }
+        fn min16(a: Self, b: Self) -> Self { _mm512_min_epu16(a, b) }
+        fn or_where_equal16(a: Self, b: Self, c: Self, bits: Self) -> Self {
+            _mm512_mask_mov_epi16(a, _mm512_cmpeq_epi16_mask(b, c), _mm512_or_si512(a, bits))
+        }
+        fn other_where_above16(a: Self, b: Self, c: Self, other: Self) -> Self {
+            _mm512_mask_mov_epi16(a, _mm512_cmpgt_epi16_mask(b, c), other)
+        }
         fn widen8(a: Self) -> [Self; 2] {
             let zero = _mm512_setzero_si512();
             [_mm512_unpacklo_epi8(zero, a), _mm512_unpackhi_epi8(zero, a)]
@@ -76,6 +82,14 @@ impl Register for __m512i {
     unsafe fn shift_right32<const BY: u32>(a: Self) -> Self {
         // SAFETY: the caller vouches for the instruction set.
         unsafe { _mm512_srli_epi32::<BY>(a) }
+    }
+    #[inline(always)]
+    unsafe fn sticky32<const AT: u32>(a: Self) -> Self {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe {
+            let below = _mm512_test_epi32_mask(a, _mm512_set1_epi32((1 << AT) - 1));
+            _mm512_mask_or_epi32(a, below, a, _mm512_set1_epi32(1 << AT))
+        }
     }
 }
 
@@ -176,20 +190,16 @@ impl Float for __m512 {
             let nan = _mm512_set1_ps(f32::NAN);
             _mm512_mask_mov_ps(both, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, b), nan)
         }
-        fn canonical(a: Self) -> Self { Self::replace_nan(a, _mm512_set1_ps(f32::from_bits(0x7fc0_0000))) }
+        fn canonical(a: Self) -> Self {
+            let nan = _mm512_set1_ps(f32::from_bits(0x7fc0_0000));
+            _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a), nan)
+        }
     }
 }
 
 impl Wide for __m512 {
     instructions! {
         fn splat(value: f32) -> Self { _mm512_set1_ps(value) }
-        fn replace_nan(a: Self, by: Self) -> Self {
-            _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a), by)
-        }
-        // A NaN as the second operand is the answer.
-        fn clamp(a: Self, limit: f32) -> Self {
-            _mm512_max_ps(_mm512_set1_ps(-limit), _mm512_min_ps(_mm512_set1_ps(limit), a))
-        }
         fn from_f16(bits: __m512i) -> [Self; 2] {
             let high = _mm512_extracti64x4_epi64::<1>(bits);
             [_mm512_cvtph_ps(_mm512_castsi512_si256(bits)), _mm512_cvtph_ps(high)]
@@ -199,13 +209,10 @@ impl Wide for __m512 {
             let high = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a[1]);
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         }
-        fn to_f16_odd(a: [Self; 2]) -> __m512i {
+        fn to_f16_truncated(a: [Self; 2]) -> __m512i {
             let low = _mm512_cvtps_ph::<_MM_FROUND_TO_ZERO>(a[0]);
             let high = _mm512_cvtps_ph::<_MM_FROUND_TO_ZERO>(a[1]);
-            let lost_low = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a[0], _mm512_cvtph_ps(low));
-            let lost_high = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a[1], _mm512_cvtph_ps(high));
-            let lost = _mm512_maskz_set1_epi16(u32::from(lost_low) | u32::from(lost_high) << 16, 1);
-            _mm512_or_si512(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high), lost)
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         }
     }
 }

@@ -35,8 +35,11 @@ pub(super) trait Register: Copy {
 
     unsafe fn splat16(value: u16) -> Self;
     unsafe fn add16(a: Self, b: Self) -> Self;
-    /// All ones where equal.
-    unsafe fn equal16(a: Self, b: Self) -> Self;
+    unsafe fn min16(a: Self, b: Self) -> Self;
+    /// `a`, or-ed with `bits` where `b` equals `c`.
+    unsafe fn or_where_equal16(a: Self, b: Self, c: Self, bits: Self) -> Self;
+    /// `a`, or `other` where `b` is above `c`; both are below 2^15.
+    unsafe fn other_where_above16(a: Self, b: Self, c: Self, other: Self) -> Self;
     unsafe fn shift_right16<const BY: u32>(a: Self) -> Self;
     /// Shifts copies of the sign in.
     unsafe fn shift_right_signed16<const BY: u32>(a: Self) -> Self;
@@ -49,6 +52,8 @@ pub(super) trait Register: Copy {
     unsafe fn add32(a: Self, b: Self) -> Self;
     unsafe fn shift_left32<const BY: u32>(a: Self) -> Self;
     unsafe fn shift_right32<const BY: u32>(a: Self) -> Self;
+    /// Sets bit `AT` where any bit below it is set.
+    unsafe fn sticky32<const AT: u32>(a: Self) -> Self;
     /// The lower 16 bits of each 32 from `low`, the upper from `high`.
     unsafe fn merge16(low: Self, high: Self) -> Self;
 }
@@ -84,15 +89,11 @@ pub(super) trait Float: Copy {
 /// What the narrow floats need of a register of f32. Safety as for [`Lanes`].
 pub(super) trait Wide: Float {
     unsafe fn splat(value: f32) -> Self;
-    unsafe fn replace_nan(a: Self, by: Self) -> Self;
-    /// Within `-limit..=limit`; a NaN stays one.
-    unsafe fn clamp(a: Self, limit: f32) -> Self;
     unsafe fn from_f16(bits: Self::Bits) -> [Self; 2];
     /// Rounds to nearest even.
     unsafe fn to_f16(a: [Self; 2]) -> Self::Bits;
-    /// Rounds to odd: truncates, and sets the last bit where anything was lost. A second rounding to at least two bits less
-    /// then gives what a single one would have given.
-    unsafe fn to_f16_odd(a: [Self; 2]) -> Self::Bits;
+    /// Truncates; what is too large for f16 becomes its largest number.
+    unsafe fn to_f16_truncated(a: [Self; 2]) -> Self::Bits;
 }
 
 /// An instruction set: its registers, and its way into the shared loop.
@@ -109,7 +110,11 @@ pub(super) fn select<S: Isa>(dtype: DType, op: ReduceOp) -> Option<Run> {
         DType::F32 => float::<S, Floats<S::F, AsIs<Single<f32>>, 1>>(op),
         DType::F16 => float::<S, Floats<S::F, Half, 2>>(op),
         DType::BF16 => float::<S, Floats<S::F, Brain, 2>>(op),
-        DType::F8E4M3 => float::<S, Floats<S::F, E4M3, 4>>(op),
+        // Products would notice, and so would a factor, where what it makes is too large for f32.
+        DType::F8E4M3 => match op {
+            ReduceOp::Prod | ReduceOp::PremulSum(_) => float::<S, Floats<S::F, E4M3<false>, 4>>(op),
+            _ => float::<S, Floats<S::F, E4M3<true>, 4>>(op),
+        },
         DType::F8E5M2 => float::<S, Floats<S::F, E5M2, 4>>(op),
         DType::I8 => integer::<S, Integers<S::I, i8>>(op),
         DType::U8 => integer::<S, Integers<S::I, u8>>(op),
@@ -182,8 +187,52 @@ impl<V: Wide> Codec<V, 2> for Brain {
     }
 }
 
+/// As f16, fit to be rounded again: where anything lies below bit `STICKY` of the f32, that bit says so. It is to be the second below the last
+/// that the format keeps; rounding twice then gives what rounding once would have given. Denormals of f16 keep it too, where they do not round
+/// to zero in any case.
+#[inline(always)]
+unsafe fn to_f16_odd<V: Wide, const STICKY: u32>(a: [V; 2]) -> V::Bits {
+    type R<V> = <V as Float>::Bits;
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let low = R::<V>::sticky32::<STICKY>(V::to_bits(a[0]));
+        let high = R::<V>::sticky32::<STICKY>(V::to_bits(a[1]));
+        V::to_f16_truncated([V::from_bits(low), V::from_bits(high)])
+    }
+}
+
+/// To nearest even, dropping `BY` bits.
+#[inline(always)]
+unsafe fn round16<R: Register, const BY: u32>(a: R) -> R {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let odd = R::and(R::shift_right16::<BY>(a), R::splat16(1));
+        R::shift_right16::<BY>(R::add16(a, R::add16(odd, R::splat16((1 << (BY - 1)) - 1))))
+    }
+}
+
+/// `rounded`, the code of the f16 `a` without its sign, with it; the code of NaN where `magnitude` is that of one.
+#[inline(always)]
+unsafe fn signed_code<R: Register>(a: R, magnitude: R, rounded: R) -> R {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let sign = R::and(R::shift_right16::<8>(a), R::splat16(0x80));
+        let (infinity, nan) = (R::splat16(0x7c00), R::splat16(0x7f));
+        R::other_where_above16(R::or(rounded, sign), magnitude, infinity, nan)
+    }
+}
+
 /// E5M2 is the upper byte of binary16.
 pub(super) struct E5M2;
+
+#[inline(always)]
+unsafe fn f16_to_e5m2<R: Register>(a: R) -> R {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let magnitude = R::and(a, R::splat16(0x7fff));
+        signed_code(a, magnitude, round16::<R, 8>(magnitude))
+    }
+}
 
 impl<V: Wide> Codec<V, 4> for E5M2 {
     type Tail = Single<F8E5M2>;
@@ -195,30 +244,16 @@ impl<V: Wide> Codec<V, 4> for E5M2 {
             [a, b, c, d]
         }
         fn encode(a: [V; 4]) -> V::Bits {
-            // Truncated to f16, this NaN rounds to the code 0x7f; one with more bits would carry into the sign.
-            let nan = V::splat(f32::from_bits(0x7fe0_0000));
-            let wide = [V::replace_nan(a[0], nan), V::replace_nan(a[1], nan),
-                V::replace_nan(a[2], nan), V::replace_nan(a[3], nan)];
-            let low = round16::<V::Bits, 8>(V::to_f16_odd([wide[0], wide[1]]));
-            let high = round16::<V::Bits, 8>(V::to_f16_odd([wide[2], wide[3]]));
-            V::Bits::narrow8([V::Bits::shift_right16::<8>(low), V::Bits::shift_right16::<8>(high)])
+            let low = to_f16_odd::<V, 19>([a[0], a[1]]);
+            let high = to_f16_odd::<V, 19>([a[2], a[3]]);
+            V::Bits::narrow8([f16_to_e5m2(low), f16_to_e5m2(high)])
         }
     }
 }
 
 /// E4M3 has the exponent of binary16 with one bit less: read as f16 after a shift, its numbers are 2^8 too small, denormals
-/// included.
-pub(super) struct E4M3;
-
-/// To nearest even, dropping `BY` bits; the caller shifts them out.
-#[inline(always)]
-unsafe fn round16<R: Register, const BY: u32>(a: R) -> R {
-    // SAFETY: the caller vouches for the instruction set.
-    unsafe {
-        let odd = R::and(R::shift_right16::<BY>(a), R::splat16(1));
-        R::add16(a, R::add16(odd, R::splat16((1 << (BY - 1)) - 1)))
-    }
-}
+/// included. `SMALL` accumulators stay so, which sums and comparisons do not notice: f32 has room enough below.
+pub(super) struct E4M3<const SMALL: bool>;
 
 #[inline(always)]
 unsafe fn e4m3_to_f16<R: Register>(a: R) -> R {
@@ -227,10 +262,7 @@ unsafe fn e4m3_to_f16<R: Register>(a: R) -> R {
         // seeeemmm00000000 becomes s0eeeemmm0000000; all ones in e and m is NaN, and f16 needs a full exponent to say so.
         let moved = R::and(R::shift_right_signed16::<1>(a), R::splat16(0xbf80));
         let ones = R::splat16(0x3f80);
-        R::or(
-            moved,
-            R::and(R::equal16(R::and(moved, ones), ones), R::splat16(0x7e00)),
-        )
+        R::or_where_equal16(moved, R::and(moved, ones), ones, R::splat16(0x7e00))
     }
 }
 
@@ -238,27 +270,14 @@ unsafe fn e4m3_to_f16<R: Register>(a: R) -> R {
 unsafe fn f16_to_e4m3<R: Register>(a: R) -> R {
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
-        let rounded = round16::<R, 7>(a);
-        let magnitude = R::and(R::shift_right16::<7>(rounded), R::splat16(0x7f));
-        R::or(
-            magnitude,
-            R::and(R::shift_right16::<8>(rounded), R::splat16(0x80)),
-        )
+        let magnitude = R::and(a, R::splat16(0x7fff));
+        // The largest number, 448, 2^8 too small.
+        let bounded = R::min16(magnitude, R::splat16(0x3f00));
+        signed_code(a, magnitude, round16::<R, 7>(bounded))
     }
 }
 
-#[inline(always)]
-unsafe fn e4m3_in_f16_range<V: Wide>(a: V) -> V {
-    // SAFETY: the caller vouches for the instruction set.
-    unsafe {
-        // 480 is what the code of the NaN, 0x7f, would mean were it a number.
-        let bounded = V::replace_nan(V::clamp(a, 448.0), V::splat(480.0));
-        // Exact, but for numbers so small that they round to zero either way.
-        V::mul(bounded, V::splat(1.0 / 256.0))
-    }
-}
-
-impl<V: Wide> Codec<V, 4> for E4M3 {
+impl<V: Wide, const SMALL: bool> Codec<V, 4> for E4M3<SMALL> {
     type Tail = Single<F8E4M3>;
 
     instructions! {
@@ -266,11 +285,14 @@ impl<V: Wide> Codec<V, 4> for E4M3 {
             let [low, high] = V::Bits::widen8(bits);
             let ([a, b], [c, d]) = (V::from_f16(e4m3_to_f16(low)), V::from_f16(e4m3_to_f16(high)));
             let up = V::splat(256.0);
-            [V::mul(a, up), V::mul(b, up), V::mul(c, up), V::mul(d, up)]
+            if SMALL { [a, b, c, d] } else { [a, b, c, d].map(|x| V::mul(x, up)) }
         }
         fn encode(a: [V; 4]) -> V::Bits {
-            let low = V::to_f16_odd([e4m3_in_f16_range(a[0]), e4m3_in_f16_range(a[1])]);
-            let high = V::to_f16_odd([e4m3_in_f16_range(a[2]), e4m3_in_f16_range(a[3])]);
+            // Exact, but for numbers so small that they round to zero either way.
+            let down = V::splat(1.0 / 256.0);
+            let a = if SMALL { a } else { a.map(|x| V::mul(x, down)) };
+            let low = to_f16_odd::<V, 18>([a[0], a[1]]);
+            let high = to_f16_odd::<V, 18>([a[2], a[3]]);
             V::Bits::narrow8([f16_to_e4m3(low), f16_to_e4m3(high)])
         }
     }
