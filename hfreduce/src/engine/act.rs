@@ -426,7 +426,11 @@ fn add(job: &Job, sources: &[*const u8], targets: &[*mut u8], sum: &Addition) {
         }
         let first = first.wrapping_add(offset);
         // SAFETY: as above, for a part of the elements.
-        unsafe { kernel.reduce(shifted, raw, first, n, last, Store::Cached) };
+        unsafe {
+            kernel
+                .before(count - at - n)
+                .reduce(shifted, raw, first, n, last, Store::Cached)
+        };
         for (i, &other) in others.iter().enumerate() {
             let store = if i + 1 < near {
                 Store::Cached

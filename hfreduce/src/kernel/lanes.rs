@@ -2,6 +2,12 @@
 //! It knows no instruction set and no element type. Invariants: each block of all terms is read before that block of the
 //! destination is written (so in place is sound), every term is read once, and the terms are folded strictly in order.
 
+use super::copy;
+
+/// Terms are asked for so many bytes before they are added. The narrower the elements, the more instructions a line takes, and the fewer lines a
+/// core has under way by itself; and no core foresees lines that another has just written.
+const AHEAD: usize = 2 << 10;
+
 /// What one call of a kernel works on.
 pub(super) struct Call<'a> {
     pub terms: &'a [*const u8],
@@ -9,6 +15,8 @@ pub(super) struct Call<'a> {
     pub raw: usize,
     pub dst: *mut u8,
     pub elements: usize,
+    /// Elements of every term behind those, to be added next.
+    pub next: usize,
     /// The result is complete after this pass.
     pub last: bool,
     /// Non-temporal stores where the instruction set has them.
@@ -173,7 +181,14 @@ unsafe fn groups<L: Lanes, O: Fold<L>, const N: usize>(
     // SAFETY: the block from `at` lies inside the call's elements, which the caller vouches for.
     unsafe {
         let factor = L::factor(&call.constants);
+        let reach = (call.elements + call.next) * L::BYTES;
         while at + bytes <= end {
+            // Never past what is to be added: what lies there may be another rank's to write.
+            if L::WIDTH > 1 && at + AHEAD + bytes <= reach {
+                for &term in call.terms {
+                    copy::need(term.wrapping_add(at + AHEAD), bytes);
+                }
+            }
             block::<L, O, N>(call, factor, at, stream);
             at += bytes;
         }

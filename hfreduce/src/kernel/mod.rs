@@ -148,6 +148,8 @@ pub struct Kernel {
     run: Run,
     constants: Constants,
     dtype: DType,
+    /// Elements of every term behind those that are added, to be added next.
+    next: usize,
 }
 
 impl Kernel {
@@ -188,7 +190,13 @@ impl Kernel {
             run,
             constants,
             dtype,
+            next: 0,
         })
+    }
+
+    /// The same kernel for a part of the terms, behind which lie `next` elements that are added next: it asks for them meanwhile.
+    pub fn before(self, next: usize) -> Kernel {
+        Kernel { next, ..self }
     }
 
     /// The element type this kernel reduces.
@@ -226,6 +234,7 @@ impl Kernel {
             raw,
             dst,
             elements,
+            next: self.next,
             last,
             stream,
             constants: self.constants,
