@@ -109,8 +109,7 @@ pub struct Core {
     pub firsts: Arc<Firsts<crate::device::Kind>>,
     /// Nothing moved when it was last looked for at length.
     tired: bool,
-    /// So many more times it does not hand its core over before it sleeps.
-    crowded: u32,
+    crowd: wait::Crowd,
     /// Where sums, and what other nodes send, are to lie, where that is known.
     pub sums: Option<Placement>,
     /// Whoever runs the engine also waits for a stream to come to a call.
@@ -198,7 +197,7 @@ impl Core {
             watch: Vec::new(),
             firsts: Arc::default(),
             tired: false,
-            crowded: 0,
+            crowd: wait::Crowd::default(),
             sums: None,
             at_gate: false,
         }

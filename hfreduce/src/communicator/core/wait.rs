@@ -6,12 +6,41 @@ use crate::{
     error::{Error, Kind},
     stall::Wait,
 };
-use hfr_transport::shm::Waiter;
+use hfr_transport::shm::{Looked, Waiter};
 use std::time::Duration;
 
-/// After somebody who computes had this rank's core for long, the rank sleeps at once so many times: a sleeper that is woken goes before
-/// who computes, and who has yielded goes behind. Then it tries again.
-const CROWDED: u32 = 256;
+/// Whether the rank hands its core on while it waits. After somebody who computes had the core for long, the rank sleeps at once for some
+/// times: a sleeper that is woken goes before who computes, and who has yielded goes behind. Then it tries again, and if that ends the same way
+/// it sleeps twice as often. What had the core may have been passing by.
+#[derive(Default)]
+pub(super) struct Crowd {
+    /// So many more times it sleeps at once.
+    left: u32,
+    /// So often it slept after it last got its core back late; 0 where it has not since.
+    last: u32,
+}
+
+impl Crowd {
+    const FEWEST: u32 = 16;
+    const MOST: u32 = 256;
+
+    /// Whether to sleep at once this time.
+    fn sleeps(&mut self) -> bool {
+        let sleeps = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        sleeps
+    }
+
+    /// How a look that hands the core on has ended.
+    fn note(&mut self, looked: Looked) {
+        if looked.crowded {
+            self.last = (2 * self.last).clamp(Self::FEWEST, Self::MOST);
+            self.left = self.last;
+        } else if looked.ready {
+            self.last = 0;
+        }
+    }
+}
 
 impl Core {
     /// Looks for a while, then sleeps until something may have changed. Whether anything moved.
@@ -22,10 +51,7 @@ impl Core {
             // The ends of copies are asked of the driver, which is no cheap look, and gates are looked at only between two parks.
             (true, true) => Waiter::with_pauses(1),
             (true, false) => Waiter::with_pauses(self.waiter.pauses()),
-            (false, _) if self.crowded > 0 => {
-                self.crowded -= 1;
-                Waiter::with_pauses(self.waiter.pauses())
-            }
+            (false, _) if self.crowd.sleeps() => Waiter::with_pauses(self.waiter.pauses()),
             (false, _) => self.waiter,
         };
         let (engine, shared) = (&mut self.engine, &self.shared);
@@ -46,8 +72,8 @@ impl Core {
         let moved = glanced || {
             engine.ring();
             let looked = waiter.look(|| look(engine));
-            if looked.crowded {
-                self.crowded = CROWDED;
+            if waiter == self.waiter {
+                self.crowd.note(looked);
             }
             looked.ready
         };
@@ -119,5 +145,32 @@ impl Core {
         error.peer = others.clone().find(|r| *r != self.rank);
         error.chunk = waits.first().map(|w| w.chunk);
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowded_rank_sleeps_more_often_each_time_and_forgets_it_when_it_is_served() {
+        let crowded = Looked {
+            ready: false,
+            crowded: true,
+        };
+        let served = Looked {
+            ready: true,
+            crowded: false,
+        };
+        let mut crowd = Crowd::default();
+        let count = |crowd: &mut Crowd| std::iter::from_fn(|| crowd.sleeps().then_some(())).count();
+        assert_eq!(count(&mut crowd), 0);
+        for expected in [16, 32, 64, 128, 256, 256] {
+            crowd.note(crowded);
+            assert_eq!(count(&mut crowd), expected);
+        }
+        crowd.note(served);
+        crowd.note(crowded);
+        assert_eq!(count(&mut crowd), 16);
     }
 }
