@@ -210,7 +210,11 @@ impl Channel {
                 Ok(comm) => self
                     .pass(comm, device.as_ref())
                     // The other end waits for this message.
-                    .map_err(|error| comm.lock().fail(error))
+                    .map_err(|error| {
+                        let mut core = comm.lock();
+                        let error = core.here(error);
+                        core.fail(error)
+                    })
                     // SAFETY: whoever started the message keeps the buffer until told.
                     .and_then(|()| unsafe { comm.run_quietly(&call, device.as_ref()) })
                     .map_err(|e| self.translate(e)),

@@ -203,7 +203,8 @@ impl Core {
         }
     }
 
-    fn here(&self, error: Error) -> Error {
+    /// As this rank tells it.
+    pub fn here(&self, error: Error) -> Error {
         error.at(self.rank, self.node)
     }
 

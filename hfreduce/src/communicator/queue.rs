@@ -305,7 +305,11 @@ fn turn(
             Ok(true) if next.is_first() && !running.is_empty() => break,
             // SAFETY: whoever ordered keeps the buffers until told.
             Ok(_) => unsafe { start(&mut core, next) },
-            Err(error) => Err(core.fail(error)),
+            // Whose device it is, everybody is told.
+            Err(error) => {
+                let error = core.here(error);
+                Err(core.fail(error))
+            }
         };
         let order = waiting.pop_front().expect("it was in front");
         match started {
