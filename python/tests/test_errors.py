@@ -67,6 +67,8 @@ def killed() -> List[Dict[str, Any]]:
     comm = hfreduce.init()
     comm.barrier()
     if comm.rank == 2:
+        # The others may still be on their way out of the barrier.
+        time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
     return [told(lambda: comm.all_reduce(np.ones(1000))), told(comm.barrier)]
 
@@ -105,6 +107,8 @@ def aborted() -> List[Dict[str, Any]]:
     comm = hfreduce.init()
     comm.barrier()
     if comm.rank == 0:
+        # The other rank may still be on its way out of the barrier, which the abort would end too.
+        time.sleep(0.5)
         comm.abort("the loss is not a number")
     return [told(lambda: comm.all_reduce(np.ones(1000))), told(comm.barrier)]
 
