@@ -61,6 +61,10 @@ pub(super) trait Lanes {
     unsafe fn store(dst: *mut u8, acc: Self::Acc);
     unsafe fn stream(dst: *mut u8, acc: Self::Acc);
     unsafe fn add(a: Self::Acc, b: Self::Acc) -> Self::Acc;
+}
+
+/// Lanes that have the other operations too. Safety as for [`Lanes`].
+pub(super) trait Arithmetic: Lanes {
     unsafe fn mul(a: Self::Acc, b: Self::Acc) -> Self::Acc;
     unsafe fn min(a: Self::Acc, b: Self::Acc) -> Self::Acc;
     unsafe fn max(a: Self::Acc, b: Self::Acc) -> Self::Acc;
@@ -70,21 +74,29 @@ pub(super) trait Lanes {
     unsafe fn average(acc: Self::Acc, constants: &Constants) -> Self::Acc;
 }
 
-/// Lanes that also have the bitwise operations.
-pub(super) trait Bits: Lanes {
+/// Lanes that also have the bitwise operations. Safety as for [`Lanes`].
+pub(super) trait Bits: Arithmetic {
     unsafe fn and(a: Self::Acc, b: Self::Acc) -> Self::Acc;
     unsafe fn or(a: Self::Acc, b: Self::Acc) -> Self::Acc;
     unsafe fn xor(a: Self::Acc, b: Self::Acc) -> Self::Acc;
 }
 
-/// How one more term joins the accumulator. Safety as for [`Lanes`].
+/// What an operation does to terms. Safety as for [`Lanes`].
 pub(super) trait Fold<L: Lanes> {
-    /// Raw terms are multiplied by the factor first.
-    const SCALES: bool = false;
-    /// The last pass divides by the number of ranks.
-    const AVERAGES: bool = false;
-
+    /// How one more term joins the accumulator.
     unsafe fn fold(acc: L::Acc, term: L::Acc) -> L::Acc;
+
+    /// A term that is an input nobody has scaled yet.
+    #[inline(always)]
+    unsafe fn scale(raw: L::Acc, _: &Constants) -> L::Acc {
+        raw
+    }
+
+    /// The result, when it is complete.
+    #[inline(always)]
+    unsafe fn complete(acc: L::Acc, _: &Constants) -> L::Acc {
+        acc
+    }
 }
 
 pub(super) struct Sum;
@@ -98,25 +110,35 @@ pub(super) struct BOr;
 pub(super) struct BXor;
 
 macro_rules! fold {
-    ($op:ident: $lanes:ident.$method:ident $(, $flag:ident)?) => {
+    ($op:ident: $lanes:ident.$method:ident $($more:item)*) => {
         impl<L: $lanes> Fold<L> for $op {
-            $(const $flag: bool = true;)?
-
             #[inline(always)]
             unsafe fn fold(acc: L::Acc, term: L::Acc) -> L::Acc {
                 // SAFETY: the caller's promise is the same.
                 unsafe { L::$method(acc, term) }
             }
+
+            $(#[inline(always)] $more)*
         }
     };
 }
 
 fold!(Sum: Lanes.add);
-fold!(Avg: Lanes.add, AVERAGES);
-fold!(PremulSum: Lanes.add, SCALES);
-fold!(Prod: Lanes.mul);
-fold!(Min: Lanes.min);
-fold!(Max: Lanes.max);
+fold!(Avg: Arithmetic.add
+    unsafe fn complete(acc: L::Acc, constants: &Constants) -> L::Acc {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::average(acc, constants) }
+    }
+);
+fold!(PremulSum: Arithmetic.add
+    unsafe fn scale(raw: L::Acc, constants: &Constants) -> L::Acc {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::mul(raw, L::factor(constants)) }
+    }
+);
+fold!(Prod: Arithmetic.mul);
+fold!(Min: Arithmetic.min);
+fold!(Max: Arithmetic.max);
 fold!(BAnd: Bits.and);
 fold!(BOr: Bits.or);
 fold!(BXor: Bits.xor);
@@ -180,7 +202,6 @@ unsafe fn groups<L: Lanes, O: Fold<L>, const N: usize>(
     let bytes = N * L::WIDTH * L::BYTES;
     // SAFETY: the block from `at` lies inside the call's elements, which the caller vouches for.
     unsafe {
-        let factor = L::factor(&call.constants);
         let reach = (call.elements + call.next) * L::BYTES;
         while at + bytes <= end {
             // Never past what is to be added: what lies there may be another rank's to write.
@@ -189,7 +210,7 @@ unsafe fn groups<L: Lanes, O: Fold<L>, const N: usize>(
                     copy::need(term.wrapping_add(at + AHEAD), bytes);
                 }
             }
-            block::<L, O, N>(call, factor, at, stream);
+            block::<L, O, N>(call, at, stream);
             at += bytes;
         }
     }
@@ -198,12 +219,7 @@ unsafe fn groups<L: Lanes, O: Fold<L>, const N: usize>(
 
 /// `N` groups from the byte offset `at`: all terms are read, then the result is written.
 #[inline(always)]
-unsafe fn block<L: Lanes, O: Fold<L>, const N: usize>(
-    call: &Call<'_>,
-    factor: L::Acc,
-    at: usize,
-    stream: bool,
-) {
+unsafe fn block<L: Lanes, O: Fold<L>, const N: usize>(call: &Call<'_>, at: usize, stream: bool) {
     let group = L::WIDTH * L::BYTES;
     let Some((&first, rest)) = call.terms.split_first() else {
         return;
@@ -213,22 +229,27 @@ unsafe fn block<L: Lanes, O: Fold<L>, const N: usize>(
         let mut acc = [L::load(first.add(at)); N];
         for (i, acc) in acc.iter_mut().enumerate() {
             let term = L::load(first.add(at + i * group));
-            *acc = if O::SCALES && call.raw > 0 {
-                L::mul(term, factor)
+            *acc = if call.raw > 0 {
+                O::scale(term, &call.constants)
             } else {
                 term
             };
         }
         for (t, &term) in rest.iter().enumerate() {
-            let scales = O::SCALES && t + 1 < call.raw;
+            let raw = t + 1 < call.raw;
             for (i, acc) in acc.iter_mut().enumerate() {
                 let term = L::load(term.add(at + i * group));
-                *acc = O::fold(*acc, if scales { L::mul(term, factor) } else { term });
+                let term = if raw {
+                    O::scale(term, &call.constants)
+                } else {
+                    term
+                };
+                *acc = O::fold(*acc, term);
             }
         }
         for (i, &acc) in acc.iter().enumerate() {
-            let acc = if O::AVERAGES && call.last {
-                L::average(acc, &call.constants)
+            let acc = if call.last {
+                O::complete(acc, &call.constants)
             } else {
                 acc
             };

@@ -7,6 +7,8 @@ mod avx2;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod avx512;
 mod copy;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod fp16;
 mod lanes;
 mod scalar;
 mod select;
@@ -76,7 +78,11 @@ impl Variant {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             Variant::Avx2 => vector::select::<avx2::Avx2>(dtype, op),
             #[cfg(all(target_arch = "x86_64", not(miri)))]
-            Variant::Avx512 => vector::select::<avx512::Avx512>(dtype, op),
+            Variant::Avx512 => match op {
+                ReduceOp::Sum => fp16::sum(dtype),
+                _ => None,
+            }
+            .or_else(|| vector::select::<avx512::Avx512>(dtype, op)),
             // Elsewhere the others are not available, and `Kernel::new` has said so.
             _ => scalar::select(dtype, op),
         }

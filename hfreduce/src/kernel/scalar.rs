@@ -2,7 +2,7 @@
 //! them, and what miri runs. It knows no instruction set. Invariant: plain IEEE 754 arithmetic in the accumulator, one
 //! rounding at the store, canonical NaN.
 
-use super::lanes::{Bits, Call, Constants, Fold, Lanes, Run, drive};
+use super::lanes::{Arithmetic, Bits, Call, Constants, Fold, Lanes, Run, drive};
 use super::select::{Entry, float, integer};
 use crate::dtype::{DType, F8E4M3, F8E5M2};
 use crate::op::ReduceOp;
@@ -174,6 +174,9 @@ impl<T: Narrow> Lanes for Single<T> {
     unsafe fn add(a: f32, b: f32) -> f32 {
         a + b
     }
+}
+
+impl<T: Narrow> Arithmetic for Single<T> {
     #[inline(always)]
     unsafe fn mul(a: f32, b: f32) -> f32 {
         a * b
@@ -230,6 +233,9 @@ impl Lanes for Double {
     unsafe fn add(a: f64, b: f64) -> f64 {
         a + b
     }
+}
+
+impl Arithmetic for Double {
     #[inline(always)]
     unsafe fn mul(a: f64, b: f64) -> f64 {
         a * b
@@ -333,6 +339,9 @@ impl<T: Int> Lanes for Integer<T> {
     unsafe fn add(a: T, b: T) -> T {
         a.wrapping_add(b)
     }
+}
+
+impl<T: Int> Arithmetic for Integer<T> {
     #[inline(always)]
     unsafe fn mul(a: T, b: T) -> T {
         a.wrapping_mul(b)

@@ -1,7 +1,9 @@
 //! From an operation to a kernel, the same for every instruction set. Knows neither element types nor instructions.
 //! Invariant: an operation an element type does not have yields `None`, never another operation.
 
-use super::lanes::{Avg, BAnd, BOr, BXor, Bits, Fold, Lanes, Max, Min, PremulSum, Prod, Run, Sum};
+use super::lanes::{
+    Arithmetic, Avg, BAnd, BOr, BXor, Bits, Fold, Lanes, Max, Min, PremulSum, Prod, Run, Sum,
+};
 use crate::op::ReduceOp;
 
 /// An instruction set's way into the shared loop: a function compiled with its features.
@@ -11,7 +13,7 @@ pub(super) trait Entry {
 }
 
 /// The kernel of a float.
-pub(super) fn float<E: Entry, L: Lanes>(op: ReduceOp) -> Option<Run> {
+pub(super) fn float<E: Entry, L: Arithmetic<Tail: Arithmetic>>(op: ReduceOp) -> Option<Run> {
     Some(match op {
         ReduceOp::Sum => E::entry::<L, Sum>(),
         ReduceOp::Prod => E::entry::<L, Prod>(),

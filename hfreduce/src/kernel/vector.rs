@@ -2,7 +2,7 @@
 //! It knows how formats lie in bits, and no instruction set. Invariants: every conversion equals the scalar one bit for bit;
 //! decoding may permute the elements of a register, and encoding undoes exactly that permutation.
 
-use super::lanes::{Bits, Constants, Lanes, Run};
+use super::lanes::{Arithmetic, Bits, Constants, Lanes, Run};
 use super::scalar::{Double, Int, Integer, Single};
 use super::select::{Entry, float, integer};
 use crate::dtype::{DType, F8E4M3, F8E5M2};
@@ -127,7 +127,7 @@ pub(super) fn select<S: Isa>(dtype: DType, op: ReduceOp) -> Option<Run> {
 
 /// How one register of elements becomes `N` registers of accumulators and back. Safety as for [`Lanes`].
 pub(super) trait Codec<V: Float, const N: usize> {
-    type Tail: Lanes;
+    type Tail: Arithmetic;
 
     unsafe fn decode(bits: V::Bits) -> [V; N];
     /// Rounds to nearest even; any NaN becomes the canonical one.
@@ -137,7 +137,7 @@ pub(super) trait Codec<V: Float, const N: usize> {
 /// f32 and f64 are accumulated as they are.
 pub(super) struct AsIs<T>(PhantomData<T>);
 
-impl<V: Float, T: Lanes> Codec<V, 1> for AsIs<T> {
+impl<V: Float, T: Arithmetic> Codec<V, 1> for AsIs<T> {
     type Tail = T;
 
     instructions! {
@@ -203,7 +203,7 @@ unsafe fn to_f16_odd<V: Wide, const STICKY: u32>(a: [V; 2]) -> V::Bits {
 
 /// To nearest even, dropping `BY` bits.
 #[inline(always)]
-unsafe fn round16<R: Register, const BY: u32>(a: R) -> R {
+pub(super) unsafe fn round16<R: Register, const BY: u32>(a: R) -> R {
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
         let odd = R::and(R::shift_right16::<BY>(a), R::splat16(1));
@@ -255,12 +255,19 @@ impl<V: Wide> Codec<V, 4> for E5M2 {
 /// included. `SMALL` accumulators stay so, which sums and comparisons do not notice: f32 has room enough below.
 pub(super) struct E4M3<const SMALL: bool>;
 
+/// seeeemmm00000000 as s0eeeemmm0000000. All ones in e and m is NaN, and 2^-8 times 480 then.
+#[inline(always)]
+pub(super) unsafe fn e4m3_moved<R: Register>(a: R) -> R {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe { R::and(R::shift_right_signed16::<1>(a), R::splat16(0xbf80)) }
+}
+
 #[inline(always)]
 unsafe fn e4m3_to_f16<R: Register>(a: R) -> R {
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
-        // seeeemmm00000000 becomes s0eeeemmm0000000; all ones in e and m is NaN, and f16 needs a full exponent to say so.
-        let moved = R::and(R::shift_right_signed16::<1>(a), R::splat16(0xbf80));
+        let moved = e4m3_moved(a);
+        // f16 needs a full exponent for a NaN.
         let ones = R::splat16(0x3f80);
         R::or_where_equal16(moved, R::and(moved, ones), ones, R::splat16(0x7e00))
     }
@@ -323,6 +330,11 @@ impl<V: Float, C: Codec<V, N>, const N: usize> Lanes for Floats<V, C, N> {
         fn store(dst: *mut u8, acc: [V; N]) { V::Bits::store(dst, C::encode(acc)) }
         fn stream(dst: *mut u8, acc: [V; N]) { V::Bits::stream(dst, C::encode(acc)) }
         fn add(a: [V; N], b: [V; N]) -> [V; N] { each!(a, b, add) }
+    }
+}
+
+impl<V: Float, C: Codec<V, N>, const N: usize> Arithmetic for Floats<V, C, N> {
+    instructions! {
         fn mul(a: [V; N], b: [V; N]) -> [V; N] { each!(a, b, mul) }
         fn min(a: [V; N], b: [V; N]) -> [V; N] { each!(a, b, min) }
         fn max(a: [V; N], b: [V; N]) -> [V; N] { each!(a, b, max) }
@@ -346,6 +358,11 @@ impl<R: Ints<T>, T: Int> Lanes for Integers<R, T> {
         fn store(dst: *mut u8, acc: R) { R::store(dst, acc) }
         fn stream(dst: *mut u8, acc: R) { R::stream(dst, acc) }
         fn add(a: R, b: R) -> R { R::add(a, b) }
+    }
+}
+
+impl<R: Ints<T>, T: Int> Arithmetic for Integers<R, T> {
+    instructions! {
         fn mul(a: R, b: R) -> R { R::mul(a, b) }
         fn min(a: R, b: R) -> R { R::min(a, b) }
         fn max(a: R, b: R) -> R { R::max(a, b) }
