@@ -45,7 +45,7 @@ fn stages(criterion: &mut Criterion) {
             slots: vec![DOORBELL_BYTES + board_bytes],
             counters: vec![0],
         };
-        let program = compile(&checked, &layout, &place, 0);
+        let program = compile(&checked, &layout, &place, 0, false);
         let mut engine = Engine::new(segment, board, vec![bell], 0, None);
         let run = engine.install(program, &layout, WINDOW);
         let job = Job {

@@ -193,6 +193,7 @@ fn scenarios(plan: &Plan) -> Vec<Scenario> {
             in_place: seed & 1 == 1,
             registered: seed & 2 == 2,
             devices: 0,
+            gathers: seed % 3 != 2,
             faults: Vec::new(),
         })
         .collect()

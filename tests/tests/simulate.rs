@@ -2,7 +2,7 @@
 //! (`ci/miri.sh`) a few of them run with every memory access checked.
 
 use hfreduce::{
-    plan::{Collective, Piece, Plan, Shape, candidates},
+    plan::{Collective, Piece, Plan, Shape, TakeAlias, candidates},
     simulate::{Failure, Scenario, simulate},
 };
 
@@ -79,6 +79,7 @@ fn every_collective_everywhere() {
                     in_place: seed & 1 == 1,
                     registered: seed & 2 == 2,
                     devices: [0, !0, 0x5a5a, 1][seed as usize / 4 % 4],
+                    gathers: seed % 5 != 4,
                     faults: Vec::new(),
                 };
                 run(shape, collective, &scenario);
@@ -167,6 +168,58 @@ fn two_ranks_change_slots_only_where_both_are_done() {
                     Scenario::default().piece
                 },
                 in_place: seed % 2 == 0,
+                ..Scenario::default()
+            };
+            let done = simulate(&checked, &scenario);
+            let name = checked.plan().name;
+            assert!(done.is_ok(), "{name}, {scenario:?}: {done:?}");
+        }
+    }
+}
+
+/// An all_reduce of two nodes of one rank that send each other what they have: nobody hears that it has arrived, and the sum of both is written where
+/// the own input lay.
+fn exchanged() -> Plan {
+    let piece = Piece { block: 0, part: 0 };
+    let mut plan = Plan::new("exchanged", &Shape::new(&[1, 1]), Collective::AllReduce);
+    plan.turns = 2;
+    let own = [0, 1].map(|rank| plan.take(rank, piece));
+    let away = [0, 1].map(|rank| plan.send(own[1 - rank], rank));
+    for rank in [0, 1] {
+        let terms = match rank {
+            0 => vec![own[0], away[0]],
+            _ => vec![away[1], own[1]],
+        };
+        let sum = plan.reduce(rank, terms);
+        plan.give(rank, sum, piece);
+    }
+    plan
+}
+
+#[test]
+fn what_is_sent_from_a_buffer_is_not_overwritten_before() {
+    let sent = |plan: &Plan| {
+        let facts = plan.clone().check().expect("a right plan").facts().clone();
+        facts
+            .alias
+            .values()
+            .filter(|a| **a == TakeAlias::Sent)
+            .count()
+    };
+    let nodes = Shape::new(&[1, 1]);
+    // Both send half of what they have, and hear of it again before they are given that half.
+    let trees = candidates(Collective::AllReduce, &nodes).remove(1);
+    let gather = candidates(Collective::AllGather, &nodes).remove(0);
+    let plans = [(exchanged(), 0), (trees, 2), (gather, 2)];
+    for (plan, expected) in plans {
+        assert_eq!(sent(&plan), expected, "{}", plan.name);
+        let checked = plan.check().expect("a right plan");
+        for seed in 0..if cfg!(miri) { 2 } else { 200 } {
+            let scenario = Scenario {
+                seed,
+                counts: vec![70, 5, 90],
+                piece: 64,
+                in_place: true,
                 ..Scenario::default()
             };
             let done = simulate(&checked, &scenario);

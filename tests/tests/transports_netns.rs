@@ -170,6 +170,7 @@ fn one_rank() {
             len: EACH,
             to,
             notice: Notice(n as u32),
+            body: None,
             ticket: n as u64,
         })
         .unwrap();
@@ -203,6 +204,7 @@ fn one_rank() {
         len: 0,
         to: 0,
         notice: BYE,
+        body: None,
         ticket: 0,
     })
     .unwrap();

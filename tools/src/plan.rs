@@ -293,6 +293,7 @@ fn run_simulation(which: &Which, how: &How) -> Result<i32> {
                 in_place: how.in_place,
                 registered: how.registered,
                 devices: if how.on_devices { !0 } else { 0 },
+                gathers: seed % 2 == 0,
                 faults: faults.clone(),
             };
             match simulate(&checked, &scenario) {

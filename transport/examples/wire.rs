@@ -49,6 +49,7 @@ mod measure {
                 len,
                 to: SEGMENT / 2,
                 notice: Notice(len as u32),
+                body: None,
                 ticket: 0,
             };
             self.wire.put(put).expect("a put");

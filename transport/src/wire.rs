@@ -16,6 +16,42 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Notice(pub u32);
 
+/// Bytes somewhere in the sender's memory, promised to stay as they are until a wire says that it has sent them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Body {
+    at: *const u8,
+    len: usize,
+}
+
+// SAFETY: an address that is only read, by whatever thread has the wire; `new` has promised the memory.
+unsafe impl Send for Body {}
+
+impl Body {
+    /// The `len` bytes at `at`.
+    ///
+    /// # Safety
+    /// They must stay readable and as they are until the wire has reported `Sent` for a put with them, or is neither polled nor given a put
+    /// again.
+    pub unsafe fn new(at: *const u8, len: usize) -> Body {
+        Body { at, len }
+    }
+
+    /// Its first byte.
+    pub fn at(&self) -> *const u8 {
+        self.at
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
 /// Bytes of this node's segment that go into the segment of another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Put {
@@ -25,12 +61,21 @@ pub struct Put {
     pub from: usize,
     /// Length in bytes; 0 is a notice alone.
     pub len: usize,
+    /// The last of these bytes, where they lie elsewhere: those at `from` come first, and as many as are missing. Only for wires that gather.
+    pub body: Option<Body>,
     /// Target: byte offset in the segment of the peer's node.
     pub to: usize,
     /// Handed to the receiver with `Arrived`.
     pub notice: Notice,
     /// Handed back to the sender with `Sent`; the caller's own number.
     pub ticket: u64,
+}
+
+impl Put {
+    /// How many of its bytes lie in the segment; `None` where the body is longer than the whole.
+    pub fn head(&self) -> Option<usize> {
+        self.len.checked_sub(self.body.map_or(0, |body| body.len))
+    }
 }
 
 /// What `poll` reports.
@@ -75,6 +120,9 @@ pub struct Error {
 pub trait Transport: Send {
     /// The wire's name, as `--transport` spells it.
     fn name(&self) -> &'static str;
+
+    /// Whether puts may have a body. Not where a device reads the source, which reads registered memory alone.
+    fn gathers(&self) -> bool;
 
     /// What peers need to know to connect to this rank.
     fn address(&self) -> Vec<u8>;

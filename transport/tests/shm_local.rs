@@ -100,6 +100,7 @@ fn bytes_arrive_where_they_belong() {
                 len,
                 to: 30001,
                 notice,
+                body: None,
                 ticket: 1 << 40,
             })
             .unwrap();
@@ -123,6 +124,7 @@ fn more_notices_than_a_mailbox_holds_arrive_once_and_in_order() {
                 len: 0,
                 to: 0,
                 notice: Notice(i),
+                body: None,
                 ticket: u64::from(i),
             })
             .unwrap();
@@ -194,6 +196,7 @@ fn sleepers_are_woken_by_arrivals_and_by_room() {
                 len: 1,
                 to: 0,
                 notice: Notice(1),
+                body: None,
                 ticket: 0,
             })
             .unwrap();
@@ -209,6 +212,7 @@ fn sleepers_are_woken_by_arrivals_and_by_room() {
                 len: 0,
                 to: 0,
                 notice: Notice(i as u32),
+                body: None,
                 ticket: 0,
             })
             .unwrap();
@@ -234,6 +238,7 @@ fn what_cannot_be_put_is_an_error_that_names_the_peer() {
         len: 10,
         to: 0,
         notice: Notice(0),
+        body: None,
         ticket: 0,
     };
     let outside = ranks[0]

@@ -2,14 +2,14 @@
 //! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on its
 //! stamp, or on the board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
 
-use super::{Author, Engine, Fault, Job, Op, Target, Term, ticket};
+use super::{Author, Engine, Fault, Job, Op, Source, Target, Term, ticket};
 use crate::{
     call::Header,
     kernel::{self, Store},
     layout::{HEADER, STAMP, Slots, Turn},
     plan::{Piece, TakeAlias},
 };
-use hfr_transport::shm::Segment;
+use hfr_transport::{Body, shm::Segment};
 use std::sync::atomic::AtomicU64;
 
 /// Results for several receivers are computed in blocks of this many bytes, so that all but the first copy come out of the nearest cache.
@@ -161,6 +161,33 @@ impl Engine {
         })
     }
 
+    /// What is put behind the header of the slot at `at`, where it does not lie there; the header of what was never taken into the slot is
+    /// written now.
+    pub(super) fn body(
+        &self,
+        job: &Job,
+        chunk: u64,
+        at: usize,
+        source: Source,
+        bytes: usize,
+    ) -> Option<Body> {
+        let lies = match source {
+            Source::Input(piece) if !job.sides.input => {
+                let header = Header {
+                    call: job.call,
+                    ..Header::default()
+                };
+                self.write_header(at, header);
+                job.input(piece, chunk).0
+            }
+            Source::Output(piece) if !job.sides.output => job.output(piece, chunk).0.cast_const(),
+            _ => return None,
+        };
+        // SAFETY: the job promises its memory until it is done, which it is not before the put, or until the engine is never stepped again; and
+        // the proof that nobody writes there meanwhile.
+        Some(unsafe { Body::new(lies, bytes) })
+    }
+
     /// Where the bytes of a ready slot lie.
     fn data(&self, at: usize, header: &Header, bytes: usize) -> *const u8 {
         match header.data {
@@ -299,6 +326,7 @@ impl Engine {
             slot: to,
             targets: wanted,
             shared,
+            sent,
         } = &self.runs[run].steps[i].op
         else {
             unreachable!("called for a reduction")
@@ -332,14 +360,16 @@ impl Engine {
             call: job.call,
             ..Header::default()
         };
-        // Slots come first: somebody reads them next, so the result is computed there, and only copies of it go past the caches.
+        // What somebody reads next comes first: the result is computed there, and only copies of it go past the caches.
         let mut near = 0;
         let mut left_over = *shared;
         for target in wanted {
             match *target {
                 Target::Own(_) if job.sides.output => left_over = true,
                 Target::Own(piece) => {
-                    targets.push(job.output(piece, chunk).0);
+                    let at = if *sent { near } else { targets.len() };
+                    targets.insert(at, job.output(piece, chunk).0);
+                    near += usize::from(*sent);
                     header.given |= self.me;
                 }
                 Target::Of { term, bit, back } => match from.get(term) {
@@ -382,7 +412,7 @@ struct Addition {
     raw: usize,
     /// Whether the result is complete.
     last: bool,
-    /// So many of the targets are slots; they come first.
+    /// So many of the targets are read next; they come first.
     near: usize,
 }
 

@@ -50,6 +50,17 @@ pub enum Term {
     Own(Piece, Slots),
 }
 
+/// Where what is put lies, behind the slot's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In the slot.
+    Slot,
+    /// In the rank's own input, where the CPU can read it; otherwise in the slot.
+    Input(Piece),
+    /// In the rank's own output, as above.
+    Output(Piece),
+}
+
 /// An output that a reduction may write itself.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {
@@ -96,6 +107,8 @@ pub enum Op {
         targets: Vec<Target>,
         /// Whether someone reads the slot who is not among the targets.
         shared: bool,
+        /// Whether this rank puts what it has written into its own output.
+        sent: bool,
     },
     /// Send a slot.
     Put {
@@ -105,6 +118,8 @@ pub enum Op {
         part: Piece,
         /// Slots here.
         from: Slots,
+        /// What follows their header.
+        source: Source,
         /// Slots there.
         to: Slots,
         /// The counter there.
@@ -165,13 +180,20 @@ pub struct Program {
     pub peers: Vec<usize>,
 }
 
-/// Compiles `rank`'s part of a plan.
-pub fn compile(checked: &Checked, layout: &Layout, place: &Place, rank: usize) -> Program {
+/// Compiles `rank`'s part of a plan, for a wire that `gathers` or does not.
+pub fn compile(
+    checked: &Checked,
+    layout: &Layout,
+    place: &Place,
+    rank: usize,
+    gathers: bool,
+) -> Program {
     let compiler = Compiler {
         checked,
         layout,
         place,
         rank,
+        gathers,
         node: checked.plan().shape.node_of(rank),
     };
     compiler.program()
@@ -182,6 +204,7 @@ struct Compiler<'a> {
     layout: &'a Layout,
     place: &'a Place,
     rank: usize,
+    gathers: bool,
     node: usize,
 }
 
@@ -242,32 +265,61 @@ impl Compiler<'_> {
         let stage = &self.checked.plan().stages[writer];
         let here = self.checked.plan().shape.node_of(stage.worker as usize) == self.node;
         let writes = match stage.act {
-            Act::Take { .. } => facts.alias.get(&writer) != Some(&TakeAlias::Own),
+            Act::Take { .. } => self.alias(writer) != TakeAlias::Own,
             Act::Reduce { .. } => true,
             _ => false,
         };
         (here && writes).then(|| self.slot(cell))
     }
 
+    /// How a `Take` may be done over this wire.
+    fn alias(&self, take: usize) -> TakeAlias {
+        match self.checked.facts().alias[&take] {
+            TakeAlias::Sent if self.gathers => TakeAlias::Own,
+            TakeAlias::Sent => TakeAlias::Copy,
+            alias => alias,
+        }
+    }
+
+    /// Where a `Put` may send from over this wire.
+    fn source(&self, put: usize, from: CellId) -> Source {
+        let facts = self.checked.facts();
+        let writer = facts.writer[from.index()].expect("checked");
+        match self.checked.plan().stages[writer].act {
+            Act::Take { piece } if self.is_own_piece(from) => Source::Input(piece),
+            // As `reduce` has it: who has no name in a header is given a copy.
+            Act::Reduce { .. } if self.gathers && self.nameable(self.rank) => {
+                let output = facts.sent.get(&put);
+                output.map_or(Source::Slot, |piece| Source::Output(*piece))
+            }
+            _ => Source::Slot,
+        }
+    }
+
+    /// The word of bits in a header names 64 local ranks; those behind are given a copy as if they had ordinary memory.
+    fn nameable(&self, rank: usize) -> bool {
+        self.checked.plan().shape.local(rank) < 64
+    }
+
     /// A cell that is read in place by the rank that takes it.
     fn is_own_piece(&self, cell: CellId) -> bool {
         let facts = self.checked.facts();
         facts.writer[cell.index()].is_some_and(|w| {
-            facts.alias.get(&w) == Some(&TakeAlias::Own)
+            matches!(self.checked.plan().stages[w].act, Act::Take { .. })
+                && self.alias(w) == TakeAlias::Own
                 && self.checked.plan().stages[w].worker as usize == self.rank
         })
     }
 
     fn op(&self, i: usize) -> Op {
         let plan = self.checked.plan();
-        let facts = self.checked.facts();
         let stage = &plan.stages[i];
         let peer = |c: CellId| plan.cells[c.index()].home as usize;
         match &stage.act {
             Act::Take { piece } => Op::Take {
                 piece: *piece,
                 slot: self.slot(stage.to.expect("a take writes a cell")),
-                alias: facts.alias[&i],
+                alias: self.alias(i),
                 over: plan
                     .output_over(stage.worker, piece.block)
                     .map(|block| Piece { block, ..*piece }),
@@ -279,6 +331,7 @@ impl Compiler<'_> {
                     peer: peer(to),
                     part: self.piece(to),
                     from: self.slot(*from),
+                    source: self.source(i, *from),
                     to: self.slot(to),
                     counter: self.counter(to),
                 }
@@ -306,10 +359,14 @@ impl Compiler<'_> {
         let plan = self.checked.plan();
         let facts = self.checked.facts();
         let direct = &facts.direct[&i];
-        // The word of bits in a header names 64 local ranks; those behind are given a copy as if they had ordinary memory.
-        let nameable = |d: &&Direct| plan.shape.local(plan.stages[d.give].worker as usize) < 64;
+        let nameable = |d: &&Direct| self.nameable(plan.stages[d.give].worker as usize);
         let named = direct.iter().filter(nameable).count();
-        let shared = facts.readers[to.index()].len() > named;
+        let readers = facts.readers[to.index()].iter();
+        let from_output = readers.filter(|&&r| {
+            matches!(plan.stages[r].act, Act::Put { .. }) && self.source(r, to) != Source::Slot
+        });
+        let from_output = from_output.count();
+        let shared = facts.readers[to.index()].len() > named + from_output;
         let target = |d: &Direct| {
             let give = &plan.stages[d.give];
             match (d.term, &give.act) {
@@ -337,6 +394,7 @@ impl Compiler<'_> {
             last: facts.last[&i],
             slot: self.slot(to),
             shared,
+            sent: from_output > 0,
             targets: direct.iter().filter(nameable).map(target).collect(),
         }
     }

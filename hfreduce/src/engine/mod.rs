@@ -12,7 +12,7 @@ mod meter;
 mod tell;
 
 pub use blocked::Blocked;
-pub use compile::{Author, Gate, Op, Place, Program, Raise, Step, Target, Term, compile};
+pub use compile::{Author, Gate, Op, Place, Program, Raise, Source, Step, Target, Term, compile};
 pub use job::{Block, Blocks, Job, JobId};
 pub use meter::{Stage, Stages};
 
@@ -394,20 +394,26 @@ impl Engine {
                 peer,
                 part,
                 from,
+                source,
                 to,
                 counter,
-            } => Put {
-                peer,
-                from: from.at(turn),
-                len: HEADER + job.input(part, chunk - base).1 * job.size,
-                to: to.at(turn),
-                notice: notice(counter, chunk),
-                ticket,
-            },
+            } => {
+                let bytes = job.input(part, chunk - base).1 * job.size;
+                Put {
+                    peer,
+                    from: from.at(turn),
+                    len: HEADER + bytes,
+                    body: self.body(job, chunk - base, from.at(turn), source, bytes),
+                    to: to.at(turn),
+                    notice: notice(counter, chunk),
+                    ticket,
+                }
+            }
             Op::SignalAway { peer, counter } => Put {
                 peer,
                 from: 0,
                 len: 0,
+                body: None,
                 to: 0,
                 notice: notice(counter, chunk),
                 ticket,

@@ -29,7 +29,15 @@ impl Plan {
             .collect()
     }
 
-    /// The owner of `piece` on `node` adds its ranks' inputs and the sums of the nodes below it.
+    /// The sum of `terms`, which is the one term where there is no other: a rank that is alone on its node has nothing to add before it sends.
+    pub(super) fn sum(&mut self, worker: usize, terms: Vec<CellId>) -> CellId {
+        match terms[..] {
+            [one] => one,
+            _ => self.reduce(worker, terms),
+        }
+    }
+
+    /// The owner of `piece` on `node` adds its ranks' inputs and the sums of the nodes below it, first those that are inputs themselves.
     pub(super) fn climb(
         &mut self,
         tree: &Tree,
@@ -39,10 +47,16 @@ impl Plan {
     ) -> CellId {
         let owner = self.owner(node, piece);
         let mut terms = self.take_all(node, piece);
-        for &child in &tree.children[node] {
+        let is_sum = |child: &usize| !tree.children[*child].is_empty() || self.shape.on(*child) > 1;
+        let mut below = tree.children[node].clone();
+        below.sort_by_key(is_sum);
+        for child in below {
             terms.push(self.send(sum[child], owner));
         }
-        self.reduce(owner, terms)
+        match tree.parent[node] {
+            Some(_) => self.sum(owner, terms),
+            None => self.reduce(owner, terms),
+        }
     }
 
     /// Every rank of `node` is given `piece` from `cell`.
@@ -94,7 +108,7 @@ impl Plan {
                 let owner = plan.owner(node, piece);
                 let mut terms = plan.take_all(node, piece);
                 terms.extend(carried.map(|cell| plan.send(cell, owner)));
-                carried = Some(plan.reduce(owner, terms));
+                carried = Some(plan.sum(owner, terms));
             }
             let mut cell = carried.expect("a ring has a node");
             for node in ring.gather_path(piece.block as usize) {

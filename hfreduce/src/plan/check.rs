@@ -12,6 +12,8 @@ pub enum TakeAlias {
     Copy,
     /// Its one reader is the same rank, which may read its own buffer in place.
     Own,
+    /// This rank alone reads it, and puts it elsewhere: a wire that gathers sends it from the buffer. It stays what it is until it has been sent.
+    Sent,
     /// Its one reader is another rank of the node and this rank waits for what comes of it: a buffer in shared memory need not be copied.
     Shared,
 }
@@ -38,6 +40,8 @@ pub struct Facts {
     pub direct: HashMap<usize, Vec<Direct>>,
     /// For each `Reduce`: the terms that are the worker's own input and may be read in its buffer, though others read them in their cells.
     pub own: HashMap<usize, Vec<usize>>,
+    /// For some `Put`s: where the worker's own output holds the same, once it was reduced, and stays so.
+    pub sent: HashMap<usize, Piece>,
     /// For each `Reduce`: how many leading terms are raw inputs.
     pub raw: HashMap<usize, usize>,
     /// For each `Reduce`: whether its result is complete (an average divides there).

@@ -15,19 +15,12 @@ impl Checker<'_> {
         for (&(rank, _), &take) in &self.taken {
             let cell = self.plan.stages[take].to.expect("a take writes a cell");
             let alias = match self.facts.readers[cell.index()][..] {
-                [one] => {
-                    let reader = &self.plan.stages[one];
-                    match reader.act {
-                        Act::Reduce { .. } | Act::Give { .. } if reader.worker == rank => {
-                            TakeAlias::Own
-                        }
-                        Act::Reduce { .. } | Act::Give { .. } if flow.reaches(one, rank) => {
-                            TakeAlias::Shared
-                        }
-                        _ => TakeAlias::Copy,
-                    }
-                }
+                [one] => self.of_one_reader(flow, rank, one),
                 _ => TakeAlias::Copy,
+            };
+            let alias = match alias {
+                TakeAlias::Copy if self.rests_where_it_is(rank, cell) => TakeAlias::Sent,
+                alias => alias,
             };
             self.facts.alias.insert(take, alias);
         }
@@ -42,6 +35,53 @@ impl Checker<'_> {
             self.facts.direct.insert(i, direct);
             let own = (0..terms.len()).filter(|&t| self.stays(stage.worker, terms[t], to));
             self.facts.own.insert(i, own.collect());
+            self.sent_from_output(i, to);
+        }
+    }
+
+    /// What may be left out where what `rank` takes has one reader.
+    fn of_one_reader(&self, flow: &Flow, rank: u32, reader: usize) -> TakeAlias {
+        let stage = &self.plan.stages[reader];
+        let own = stage.worker == rank;
+        match stage.act {
+            Act::Reduce { .. } | Act::Give { .. } if own => TakeAlias::Own,
+            Act::Reduce { .. } | Act::Give { .. } if flow.reaches(reader, rank) => {
+                TakeAlias::Shared
+            }
+            Act::Put { .. } if own && flow.reaches(reader, rank) => TakeAlias::Sent,
+            _ => TakeAlias::Copy,
+        }
+    }
+
+    /// Whether a taken cell is put and given by its own rank alone, and nothing but the same bytes is ever written over it.
+    fn rests_where_it_is(&self, rank: u32, cell: CellId) -> bool {
+        let readers = &self.facts.readers[cell.index()];
+        let writer = self.facts.writer[cell.index()].expect("a taken cell");
+        let Act::Take { piece } = self.plan.stages[writer].act else {
+            return false;
+        };
+        let over = self.plan.output_over(rank, piece.block);
+        readers.iter().all(|&reader| {
+            let reader = &self.plan.stages[reader];
+            reader.worker == rank && matches!(reader.act, Act::Put { .. } | Act::Give { .. })
+        }) && over.is_none_or(|block| {
+            let give = self.given.get(&(rank, Piece { block, ..piece }));
+            give.is_none_or(|give| readers.contains(give))
+        })
+    }
+
+    /// A result that its rank is given lies in its output from then on: there the rank's puts find it too.
+    fn sent_from_output(&mut self, reduce: usize, result: CellId) {
+        let stages = &self.plan.stages;
+        let own = self.facts.direct[&reduce].iter().find(|d| d.term.is_none());
+        let Some(Act::Give { piece, .. }) = own.map(|own| &stages[own.give].act) else {
+            return;
+        };
+        for &put in &self.facts.readers[result.index()] {
+            let is_put = matches!(stages[put].act, Act::Put { .. });
+            if is_put && stages[put].worker == stages[reduce].worker {
+                self.facts.sent.insert(put, *piece);
+            }
         }
     }
 

@@ -18,7 +18,11 @@ impl Plan {
             for node in (0..shape.nodes()).filter(|&n| n != home) {
                 let adder = plan.counterpart(rank, node);
                 let terms = plan.take_all(node, piece);
-                let sum = plan.reduce(adder, terms);
+                // Inputs come before sums, so either all nodes have one or none.
+                let sum = match shape.widest() {
+                    1 => terms[0],
+                    _ => plan.reduce(adder, terms),
+                };
                 sums.push(plan.send(sum, rank));
             }
             let mut terms = plan.take_all(home, piece);

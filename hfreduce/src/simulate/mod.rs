@@ -41,6 +41,8 @@ pub struct Scenario {
     pub registered: bool,
     /// Bit by rank (modulo 64): its buffers lie on a device. Alternate calls of such a rank have them in host memory.
     pub devices: u64,
+    /// The wire sends from the ranks' buffers, where the plan allows it.
+    pub gathers: bool,
     /// Faults of the wire.
     pub faults: Vec<sim::Fault>,
 }
@@ -55,6 +57,7 @@ impl Default for Scenario {
             in_place: false,
             registered: false,
             devices: 0,
+            gathers: true,
             faults: Vec::new(),
         }
     }
@@ -210,7 +213,7 @@ impl<'a> Simulation<'a> {
                 let bells = (0..shape.on(node))
                     .map(|l| Doorbell::new(segment.clone(), l * DOORBELL_BYTES, None))
                     .collect();
-                let program = compile(checked, &layout, &place, rank);
+                let program = compile(checked, &layout, &place, rank, scenario.gathers);
                 let peers: Vec<_> = program
                     .peers
                     .iter()

@@ -168,6 +168,7 @@ pub const UNSAFE: &[&str] = &[
     "transport/src/verbs/mod.rs",
     "transport/src/verbs/pair.rs",
     "transport/src/verbs/sys.rs",
+    "transport/src/wire.rs",
 ];
 
 /// Files that take in sources of another test, since both run the same contract: this one inside a virtual machine.

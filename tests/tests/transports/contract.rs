@@ -4,7 +4,7 @@ use super::drive::{
     End, Guard, Random, SEGMENT, connect, fill, pattern, poll_until, read, seed, share, write,
 };
 use super::traffic::{Checked, Trader};
-use hfr_transport::{Event, Notice, Put};
+use hfr_transport::{Body, Event, Notice, Put};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 fn notices(events: &[Event]) -> Vec<(usize, u32)> {
@@ -130,6 +130,7 @@ pub fn put_does_not_wait_for_a_peer_that_does_not_poll(make: impl Fn(usize) -> V
             len: EACH,
             to: n * EACH,
             notice: Notice(n as u32),
+            body: None,
             ticket: n as u64,
         };
         ends[0].0.put(put).unwrap();
@@ -170,6 +171,7 @@ pub fn the_source_may_be_overwritten_after_sent(make: impl Fn(usize) -> Vec<End>
                 len,
                 to: 5,
                 notice: Notice(7),
+                body: None,
                 ticket: 9,
             })
             .unwrap();
@@ -183,6 +185,48 @@ pub fn the_source_may_be_overwritten_after_sent(make: impl Fn(usize) -> Vec<End>
         assert!(
             read(&ends[1].1, 5..5 + len) == bytes,
             "{len} bytes: the source was read after `Sent`"
+        );
+    }
+}
+
+/// A wire that gathers sends the rest of a put from elsewhere, which may be overwritten after `Sent`; any other refuses to, and names the peer.
+pub fn a_body_is_sent_from_where_it_lies(make: impl Fn(usize) -> Vec<End>) {
+    let _guard = Guard::new();
+    let mut ends = make(2);
+    connect(&mut ends, 0..2);
+    let lengths = [(8, 8), (64, 0), (1, 100), (64, 100_000), (1000, 5 << 20)];
+    for (n, (head, rest)) in lengths.into_iter().enumerate() {
+        let mut bytes = vec![0; head + rest];
+        pattern(n as u64, &mut bytes);
+        write(&ends[0].1, 3, &bytes[..head]);
+        let mut elsewhere = bytes[head..].to_vec();
+        // SAFETY: what lies there is written again only after `Sent`, and dropped only after the ends or then.
+        let body = unsafe { Body::new(elsewhere.as_ptr(), rest) };
+        let put = Put {
+            peer: 1,
+            from: 3,
+            len: head + rest,
+            to: 5,
+            notice: Notice(7),
+            body: Some(body),
+            ticket: 9,
+        };
+        if !ends[0].0.gathers() {
+            assert_eq!(ends[0].0.put(put).unwrap_err().peer, Some(1));
+            continue;
+        }
+        let mut events = vec![Vec::new(); 2];
+        ends[0].0.put(put).unwrap();
+        poll_until(&mut ends, &mut events, |events| {
+            events[0] == [Event::Sent { ticket: 9 }]
+        });
+        elsewhere.fill(0xEE);
+        poll_until(&mut ends, &mut events, |events| {
+            notices(&events[1]) == [(0, 7)]
+        });
+        assert!(
+            read(&ends[1].1, 5..5 + bytes.len()) == bytes,
+            "{head} and {rest} bytes"
         );
     }
 }
@@ -205,6 +249,7 @@ pub fn a_notice_without_bytes_touches_nothing(make: impl Fn(usize) -> Vec<End>) 
             len,
             to: at,
             notice: Notice(u32::MAX - n as u32),
+            body: None,
             ticket: n as u64,
         };
         ends[0].0.put(put).unwrap();
@@ -239,6 +284,7 @@ pub fn further_peers_can_be_connected_later(make: impl Fn(usize) -> Vec<End>) {
                         len: 100,
                         to: from * 100,
                         notice,
+                        body: None,
                         ticket: 0,
                     })
                     .unwrap();
@@ -279,6 +325,7 @@ pub fn a_put_to_a_stranger_is_an_error(make: impl Fn(usize) -> Vec<End>) {
             len: 1,
             to: 0,
             notice: Notice(0),
+            body: None,
             ticket: 0,
         };
         // The first put may be held back by a script, and then fails in `poll`.
@@ -316,6 +363,7 @@ pub fn a_dead_peer_is_named_and_the_others_go_on(make: impl Fn(usize) -> Vec<End
             len: 1,
             to: 0,
             notice: Notice(0),
+            body: None,
             ticket: 0,
         };
         let error = (0..1000).find_map(|_| {
@@ -340,6 +388,7 @@ pub fn a_dead_peer_is_named_and_the_others_go_on(make: impl Fn(usize) -> Vec<End
                 len: 10,
                 to: 0,
                 notice: Notice(n),
+                body: None,
                 ticket: 0,
             })
             .unwrap();

@@ -117,6 +117,7 @@ impl<'a> Trader<'a> {
             len: shape.len,
             to,
             notice: Notice(n),
+            body: None,
             ticket,
         })
         .unwrap();

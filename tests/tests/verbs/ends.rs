@@ -188,6 +188,7 @@ pub fn put(peer: usize, to: usize, len: usize, n: u32) -> Put {
         len,
         to,
         notice: Notice(n),
+        body: None,
         ticket: u64::from(n),
     }
 }

@@ -46,6 +46,7 @@ fn carry([a, b]: &mut Both, len: usize) -> Vec<u64> {
         len,
         to: 101,
         notice: Notice(0xFFFF_0000),
+        body: None,
         ticket: 12,
     })
     .unwrap();

@@ -130,6 +130,10 @@ impl<T: Transport> Transport for Chaos<T> {
         self.inner.name()
     }
 
+    fn gathers(&self) -> bool {
+        self.inner.gathers()
+    }
+
     fn address(&self) -> Vec<u8> {
         self.inner.address()
     }
@@ -205,6 +209,10 @@ fn raise(signal: Signal) {
 impl<T: Transport + ?Sized> Transport for Box<T> {
     fn name(&self) -> &'static str {
         (**self).name()
+    }
+
+    fn gathers(&self) -> bool {
+        (**self).gathers()
     }
 
     fn address(&self) -> Vec<u8> {

@@ -38,6 +38,7 @@ fn put(peer: usize, n: u32) -> Put {
         len: 8,
         to: 0,
         notice: Notice(n),
+        body: None,
         ticket: u64::from(n),
     }
 }

@@ -245,6 +245,10 @@ impl Transport for Local {
         NAME
     }
 
+    fn gathers(&self) -> bool {
+        true
+    }
+
     fn address(&self) -> Vec<u8> {
         let card = Card {
             seat: self.seat,
@@ -283,21 +287,30 @@ impl Transport for Local {
         let index = self.index.get(put.peer).copied().flatten();
         let peer = &mut self.peers
             [index.ok_or_else(|| failed(Some(put.peer), "a put before connecting to it"))?];
-        if !holds(&self.segment, put.from, put.len) || !holds(&peer.segment, put.to, put.len) {
+        let head = put
+            .head()
+            .filter(|head| holds(&self.segment, put.from, *head))
+            .filter(|_| holds(&peer.segment, put.to, put.len));
+        let Some(head) = head else {
             let (ours, theirs) = (self.segment.len(), peer.segment.len());
             return Err(failed(
                 Some(put.peer),
                 format!("{put:?} does not fit segments of {ours} and {theirs} bytes"),
             ));
-        }
+        };
         let (from, to) = (
-            self.segment.at(put.from, put.len),
+            self.segment.at(put.from, head),
             peer.segment.at(put.to, put.len),
         );
         // SAFETY: both ranges lie inside their mappings. The caller keeps the source still until `Sent` and owns the target until it
         // has arrived (the plan's proof). Between nodes the mappings differ; within one node the ranges may not overlap, but if
-        // they did, `copy` would still be defined.
-        unsafe { std::ptr::copy(from, to, put.len) };
+        // they did, `copy` would still be defined. The body was promised by whoever made it.
+        unsafe {
+            std::ptr::copy(from, to, head);
+            if let Some(body) = put.body {
+                std::ptr::copy(body.at(), to.add(head), body.len());
+            }
+        }
         self.sent.push_back(put.ticket);
         if peer.waiting.is_empty() && peer.out.push(put.notice.0) {
             peer.bell.ring();

@@ -95,6 +95,10 @@ impl Transport for SimWire {
         "sim"
     }
 
+    fn gathers(&self) -> bool {
+        true
+    }
+
     fn address(&self) -> Vec<u8> {
         format!("sim:{}", self.rank).into_bytes()
     }

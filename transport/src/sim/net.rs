@@ -155,12 +155,14 @@ impl Net {
         if let Some(cause) = seat.lost.get(&to) {
             return Err(error(Some(to), *cause));
         }
-        for (rank, start) in [(from, put.from), (to, put.to)] {
+        let head = put
+            .head()
+            .ok_or_else(|| error(Some(to), "a put shorter than its body"))?;
+        for (rank, start, len) in [(from, put.from, head), (to, put.to, put.len)] {
             let whole = self.segments[rank].len();
-            if put.len > 0 && start.checked_add(put.len).is_none_or(|end| end > whole) {
+            if len > 0 && start.checked_add(len).is_none_or(|end| end > whole) {
                 let cause = format!(
-                    "a put of {} bytes at offset {start}, outside a segment of {whole} bytes",
-                    put.len
+                    "a put of {len} bytes at offset {start}, outside a segment of {whole} bytes"
                 );
                 return Err(error(Some(to), cause));
             }
@@ -350,9 +352,15 @@ impl Flight {
 
 /// The source bytes of a put.
 fn read(segment: &Segment, put: &Put) -> Vec<u8> {
-    if put.len == 0 {
-        return Vec::new();
+    let head = put.head().expect("checked when it was put");
+    let mut bytes = Vec::with_capacity(put.len);
+    if head > 0 {
+        // SAFETY: `at` has checked the source; until `Sent` nobody may write it.
+        bytes.extend(unsafe { std::slice::from_raw_parts(segment.at(put.from, head), head) });
     }
-    // SAFETY: `at` has checked the source; until `Sent` nobody may write it.
-    unsafe { std::slice::from_raw_parts(segment.at(put.from, put.len), put.len) }.to_vec()
+    if let Some(body) = put.body {
+        // SAFETY: promised until `Sent` by whoever made it.
+        bytes.extend(unsafe { std::slice::from_raw_parts(body.at(), body.len()) });
+    }
+    bytes
 }

@@ -37,6 +37,7 @@ fn put(peer: usize, len: usize, n: u32) -> Put {
         len,
         to: 0,
         notice: Notice(n),
+        body: None,
         ticket: u64::from(n),
     }
 }

@@ -5,7 +5,7 @@
 
 use super::frame::{self, Header};
 use crate::shm::Segment;
-use crate::wire::{Event, Notice, Put};
+use crate::wire::{Body, Event, Notice, Put};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv};
 use std::collections::VecDeque;
@@ -26,7 +26,10 @@ const QUEUE: usize = 256;
 struct Outgoing {
     header: [u8; frame::BYTES],
     from: usize,
-    len: usize,
+    /// Bytes in the segment.
+    head: usize,
+    /// Bytes behind those.
+    body: Option<Body>,
     ticket: u64,
 }
 
@@ -77,8 +80,8 @@ impl Link {
         !self.queue.is_empty()
     }
 
-    /// Adds a put to the queue.
-    pub fn push(&mut self, put: &Put) {
+    /// Adds a put to the queue, of which `head` bytes lie in the segment.
+    pub fn push(&mut self, put: &Put, head: usize) {
         let header = Header {
             to: put.to as u64,
             len: put.len as u64,
@@ -87,7 +90,8 @@ impl Link {
         self.queue.push_back(Outgoing {
             header: header.encode(),
             from: put.from,
-            len: put.len,
+            head,
+            body: put.body,
             ticket: put.ticket,
         });
     }
@@ -115,14 +119,18 @@ impl Link {
 
     /// One `sendmsg` of as many queued frames as fit in a batch and in `turn` bytes: bytes offered, and what the kernel said.
     fn offer(&self, segment: &Segment, turn: usize) -> (usize, Result<usize, Errno>) {
-        let mut slices = [IoSlice::new(&[]); 2 * BATCH];
+        let mut slices = [IoSlice::new(&[]); 3 * BATCH];
         let (mut used, mut room, mut skip) = (0, turn, self.taken);
         for out in self.queue.iter().take(BATCH) {
             // SAFETY: `Tcp::put` checked that the source lies inside the segment; by the contract its bytes stay as they
             // are until `Sent`, which is reported only when the frame leaves the queue.
-            let payload: &[u8] =
-                unsafe { std::slice::from_raw_parts(segment.at(out.from, out.len), out.len) };
-            for part in [&out.header[..], payload] {
+            let head: &[u8] =
+                unsafe { std::slice::from_raw_parts(segment.at(out.from, out.head), out.head) };
+            let body = out.body.map_or(&[][..], |body| {
+                // SAFETY: whoever made the body has promised it until `Sent`.
+                unsafe { std::slice::from_raw_parts(body.at(), body.len()) }
+            });
+            for part in [&out.header[..], head, body] {
                 let skipped = skip.min(part.len());
                 skip -= skipped;
                 let part = &part[skipped..];
@@ -148,7 +156,7 @@ impl Link {
     fn account(&mut self, taken: usize, events: &mut Vec<Event>) {
         self.taken += taken;
         while let Some(first) = self.queue.front() {
-            let whole = frame::BYTES + first.len;
+            let whole = frame::BYTES + first.head + first.body.map_or(0, |body| body.len());
             if self.taken < whole {
                 break;
             }

@@ -168,6 +168,10 @@ impl Transport for Tcp {
         "tcp"
     }
 
+    fn gathers(&self) -> bool {
+        true
+    }
+
     fn address(&self) -> Vec<u8> {
         self.address.to_string().into_bytes()
     }
@@ -187,19 +191,19 @@ impl Transport for Tcp {
         if let Some(cause) = &link.fault {
             return Err(error(Some(put.peer), cause.as_str()));
         }
-        if put
-            .from
-            .checked_add(put.len)
-            .is_none_or(|end| end > self.segment.len())
-        {
+        let inside = |head: &usize| {
+            let end = put.from.checked_add(*head);
+            end.is_some_and(|end| end <= self.segment.len())
+        };
+        let Some(head) = put.head().filter(inside) else {
             let (len, from, whole) = (put.len, put.from, self.segment.len());
             let cause = format!(
                 "a put of {len} bytes from offset {from}, outside our segment of {whole} bytes"
             );
             return Err(error(Some(put.peer), cause));
-        }
+        };
         let behind = link.queued();
-        link.push(&put);
+        link.push(&put, head);
         if behind {
             return Ok(()); // The kernel was full a moment ago; `poll` asks it again, once for all that is queued.
         }

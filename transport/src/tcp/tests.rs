@@ -49,6 +49,7 @@ fn frames_larger_than_every_buffer_and_frames_without_bytes_arrive_in_order() {
             len,
             to: at,
             notice: Notice(i as u32),
+            body: None,
             ticket: 100 + i as u64,
         };
         a.put(put).unwrap();

@@ -127,6 +127,7 @@ impl Desk {
             // The place of what we say among what the peer hears.
             to: (self.rank * KINDS.len() + kind as usize) * WORD,
             notice: Notice((kind as u32) << 16 | bytes.len() as u32),
+            body: None,
             ticket: 0,
         })
     }

@@ -369,6 +369,10 @@ impl Transport for Verbs {
         NAME
     }
 
+    fn gathers(&self) -> bool {
+        false
+    }
+
     fn address(&self) -> Vec<u8> {
         self.desk.address()
     }
@@ -387,6 +391,10 @@ impl Transport for Verbs {
         };
         if let Some(cause) = &link.fault {
             return Err(error(Some(put.peer), cause.as_str()));
+        }
+        if put.body.is_some() {
+            let cause = "a put with a body: a device reads registered memory alone";
+            return Err(error(Some(put.peer), cause));
         }
         if put.from.checked_add(put.len).is_none_or(|end| end > whole) {
             let (len, from) = (put.len, put.from);

@@ -202,6 +202,7 @@ impl Core {
             layout,
             place,
             self.rank,
+            self.engine.transport().is_some_and(|wire| wire.gathers()),
         );
         if let Some(group) = &self.group {
             let peers: Vec<_> = program
