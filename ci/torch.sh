@@ -17,8 +17,10 @@ for version in "${versions[@]}"; do
     [ -n "$(ls "$site")" ] || ci/wheel.sh "$python" "$site"
     echo "-- torch $version"
     for tests in "${sets[@]}"; do
-        # Of the older shape of a backend the calls, their futures, groups and errors; what lies beneath them is the same. A version named by the caller has all.
-        if [ "$tests" = python/tests/torch ] && [ $# = 0 ] && [ "$version" != "${versions[0]}" ]; then
+        # Of the older shape of a backend the calls, their futures, groups and errors; what lies beneath them, streams too, is the same. A version named by the
+        # caller has all, and so has a set.
+        if [ $# = 0 ] && [ -z "${HFR_TORCH_TESTS:-}" ] && [ "$version" != "${versions[0]}" ]; then
+            [ "$tests" = python/tests/torch ] || continue
             tests=$(echo python/tests/torch/test_{collectives,async,groups,errors}.py)
         fi
         # Beside the environment and not in it. The safe path: this folder's own files must not be found first, built or not.

@@ -104,7 +104,7 @@ end() {
 }
 began=$SECONDS
 # Fewer puts at full length: an emulated machine is a hundred times slower.
-quick=(-v HFR_TEST_SHARE=${HFR_TEST_SHARE:-25} -v HFR_LOG=warn -v HFR_TIMEOUT=120)
+quick=(-v HFR_TEST_SHARE=${HFR_TEST_SHARE:-40} -v HFR_LOG=warn -v HFR_TIMEOUT=120)
 shapes='2x1 2x4 3x2 4x1 4x2'
 [ "${1:-}" != full ] || shapes=
 # Links that go down, addresses that change and devices that go away come last: the kernel forgets routes with them.
