@@ -12,8 +12,17 @@ use crate::{
 use hfr_transport::{Body, shm::Segment};
 use std::sync::atomic::AtomicU64;
 
-/// Results for several receivers are computed in blocks of this many bytes, so that all but the first copy come out of the nearest cache.
+/// Results for several receivers are computed in blocks of at most this many bytes, so that all but the first copy come out of the nearest cache.
 const BLOCK: usize = 8 << 10;
+/// All terms of a block together are no more than this: in place, the copies go to where they were read, while it is still there.
+const TERMS: usize = 32 << 10;
+
+/// Bytes of a block of a result of so many terms.
+fn block_of(terms: usize) -> usize {
+    (TERMS / terms.max(1))
+        .next_power_of_two()
+        .clamp(1 << 10, BLOCK)
+}
 
 /// Bytes of a slot that are brought near in advance.
 const EXPECTED: usize = 1 << 10;
@@ -438,7 +447,7 @@ fn add(job: &Job, sources: &[*const u8], targets: &[*mut u8], sum: &Addition) {
         unsafe { kernel.reduce(sources, raw, first, count, last, store) };
         return;
     }
-    let block = BLOCK / job.size;
+    let block = block_of(sources.len()) / job.size;
     let mut shifted = [std::ptr::null(); 64];
     let mut heap = Vec::new();
     let shifted: &mut [*const u8] = if sources.len() <= shifted.len() {
