@@ -192,6 +192,10 @@ impl Engine {
             Source::Output(piece) if !job.sides.output => job.output(piece, chunk).0.cast_const(),
             _ => return None,
         };
+        // Of no elements there may be no buffer.
+        if bytes == 0 {
+            return None;
+        }
         // SAFETY: the job promises its memory until it is done, which it is not before the put, or until the engine is never stepped again; and
         // the proof that nobody writes there meanwhile.
         Some(unsafe { Body::new(lies, bytes) })

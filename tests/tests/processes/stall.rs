@@ -28,6 +28,22 @@ fn a_stopped_rank_is_named_and_hears_it_too() {
     });
 }
 
+/// The others ask it over the store whether all make the same call, four times a second.
+#[test]
+fn a_rank_that_is_stopped_for_a_while_before_the_first_call_is_waited_for() {
+    each(&JOBS, |&(nodes, wire)| {
+        let mut job = start(
+            &Plan::new(nodes, wire, "20"),
+            &["@0=sleep:700", "loop:1000:3"],
+        );
+        job.hears(&[0, 1, 2, 3], "connected");
+        job.signal(0, Signal::STOP);
+        std::thread::sleep(Duration::from_millis(1800));
+        job.signal(0, Signal::CONT);
+        job.succeeds(LONG);
+    });
+}
+
 #[test]
 fn a_late_rank_is_named() {
     each(&JOBS, |&(nodes, wire)| {

@@ -64,7 +64,13 @@ impl TcpStore {
         let reply = write_by(&stream, &framed(&request.encode()), patience)
             .and_then(|()| read_frame_by(&stream, REPLY_LIMIT, patience))
             .and_then(|body| Ok(Reply::decode(&body)?))
-            .map_err(|error| self.lost(key, error.to_string()))?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut => Error::Silent {
+                    address: self.address.clone(),
+                    key: key.to_owned(),
+                },
+                _ => self.lost(key, error.to_string()),
+            })?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE {
             idle.push(stream);

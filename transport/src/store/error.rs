@@ -78,9 +78,19 @@ pub enum Error {
         /// How long the reporting rank waited.
         waited: Duration,
     },
-    /// The connection to the server broke, or the server does not answer.
+    /// The server is there, as far as its machine says, but has not answered in time: it may be stopped, or its machine busy with other things.
     #[error(
-        "lost the rendezvous at {address} while asking for '{key}': {cause}; rank 0's process may be dead or stopped"
+        "no answer of the rendezvous at {address} while asking for '{key}'; rank 0's process may be stopped, or its machine too busy"
+    )]
+    Silent {
+        /// `host:port` of the server.
+        address: String,
+        /// What was being done.
+        key: String,
+    },
+    /// The connection to the server broke.
+    #[error(
+        "lost the rendezvous at {address} while asking for '{key}': {cause}; rank 0's process may be dead"
     )]
     Lost {
         /// `host:port` of the server.
@@ -99,6 +109,13 @@ pub enum Error {
     /// The call cannot be served: a limit, a rank out of range, two processes with one rank.
     #[error("{0}")]
     Rejected(String),
+}
+
+impl Error {
+    /// Whether the server may be there and only had no turn in time: whoever has time left asks again.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Error::Silent { .. } | Error::Unreachable { .. })
+    }
 }
 
 /// `rank 3` or `ranks 1, 4-7`: runs are folded, so a thousand ranks stay readable.

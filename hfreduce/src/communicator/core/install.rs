@@ -15,6 +15,7 @@ use hfr_transport::{
     PeerAddress,
     control::Report,
     shm::{Board, Placement},
+    store,
 };
 use std::time::{Duration, Instant};
 
@@ -301,15 +302,18 @@ impl Core {
                     }
                     let over = started.elapsed() >= self.timeout;
                     let absent = match &error {
-                        hfr_transport::store::Error::Missing { missing, .. } => missing.as_slice(),
+                        store::Error::Missing { missing, .. } => missing.as_slice(),
                         _ => &[],
                     };
                     let missing = !absent.is_empty();
-                    if !missing && let Some(verdict) = self.shared.hear(WORD) {
+                    // A server that says nothing may be waiting for its turn on a busy machine, as we may be for ours; one that is gone is known by
+                    // its connection, or by the control plane's.
+                    let lost = !missing && (over || !error.is_silence());
+                    if lost && let Some(verdict) = self.shared.hear(WORD) {
                         return Err(verdict);
                     }
                     self.wait_for(absent);
-                    if over || !missing {
+                    if over || lost {
                         let error = self.here(Error::new(
                             if missing {
                                 Kind::Timeout
