@@ -1,6 +1,6 @@
 //! Sums of two 8-bit floats as halves, where the processor adds those: 32 to an instruction, no way to f32 and back. Knows AVX-512 alone.
-//! Invariant: the same bits as by way of f32. A sum of two needs more than the 11 bits of a half only where the smaller one is less than 1/64 of
-//! the last place that the result keeps, and then both ways round to the larger one; any other sum is exact here. With a third term that
+//! Invariant: the same bits as by way of f32. A sum of two needs more than the 11 bits of a half only where the smaller one is at most an
+//! eighth of the last place that the result keeps, and then both ways round to the larger one; any other sum is exact here. With a third term that
 //! is no longer so.
 
 use super::lanes::{Call, Lanes, Run, Sum, drive};

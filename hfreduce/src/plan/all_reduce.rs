@@ -30,7 +30,7 @@ impl Plan {
     }
 
     /// The sum of `terms`, which is the one term where there is no other: a rank that is alone on its node has nothing to add before it sends.
-    pub(super) fn sum(&mut self, worker: usize, terms: Vec<CellId>) -> CellId {
+    fn sum(&mut self, worker: usize, terms: Vec<CellId>) -> CellId {
         match terms[..] {
             [one] => one,
             _ => self.reduce(worker, terms),
