@@ -58,6 +58,7 @@ fn stages(criterion: &mut Criterion) {
             size: DType::U8.size(),
             kernel: None,
             store: Store::Cached,
+            shown_from: usize::MAX,
         };
         group.throughput(Throughput::Elements(stages as u64));
         group.bench_function(format!("chain of {stages} stages"), |bencher| {

@@ -105,12 +105,18 @@ impl std::fmt::Display for Call {
 pub struct Header {
     /// The call the bytes belong to.
     pub call: Call,
-    /// Where the bytes lie: 0 in this slot, otherwise 1 + their offset in the segment.
+    /// Where the bytes lie: 0 in this slot; 1 + their offset in the segment; with the bit [`Header::SHOWN`] at that address of the memory of the rank
+    /// that wrote the slot.
     pub data: u64,
     /// Where the rank that took this piece wants the result: 0 nowhere in the segment, otherwise 1 + the offset.
     pub output: u64,
     /// Bit l: local rank l has been given this cell already.
     pub given: u64,
+}
+
+impl Header {
+    /// The bit of `data` that says that the rest is an address; no process has one so high.
+    pub const SHOWN: u64 = 1 << 63;
 }
 
 const _: () = assert!(size_of::<Header>() == crate::layout::STAMP);

@@ -17,6 +17,7 @@
 //! | `HFR_ZONE` | name of the part of the network this rank's node is in, where there is little bandwidth between parts |
 //! | `HFR_AFFINITY` | `off`: the library's threads run wherever the process may (default: near the rank's GPU and network port) |
 //! | `HFR_CORES` | how many CPUs this rank and those beside it have between them (default: as its affinity and its cgroup's quota say) |
+//! | `HFR_SINGLE_COPY` | `off`: ranks of a node do not read each other's memory (default: where the system lets them, all_gather, all_to_all, broadcast and their like copy once) |
 //! | `HFR_TOPO_FILE` | a description of this machine (`hfr topo --dump`) to use instead of what the system says |
 //! | `HFR_CHAOS` | faults to inject into the wire, for tests: see `hfr_transport::chaos` |
 
@@ -110,6 +111,9 @@ pub struct Config {
     /// it have. Where there are fewer than ranks, ranks that wait soon hand their core on. For what a process cannot see: that others compute on
     /// the CPUs, or that containers with other names share them.
     pub cores: Option<usize>,
+    /// Whether ranks of a node may read each other's buffers where they lie, instead of copying them to shared memory first. One rank that says
+    /// no is enough.
+    pub single_copy: bool,
     /// A description of this machine to use instead of what the system says.
     pub topology: Option<PathBuf>,
     /// Faults to inject.
@@ -152,6 +156,7 @@ impl Config {
             zone: None,
             affinity: true,
             cores: None,
+            single_copy: true,
             topology: None,
             chaos: None,
             place: None,
@@ -206,12 +211,10 @@ impl Config {
                 )));
             }
         };
-        let affinity = match env("HFR_AFFINITY").as_deref() {
-            None | Some("on") => true,
-            Some("off") => false,
-            Some(other) => {
-                return Err(wrong(format!("HFR_AFFINITY={other} is none of on, off")));
-            }
+        let switch = |name: &str| match env(name).as_deref() {
+            None | Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            Some(other) => Err(wrong(format!("{name}={other} is none of on, off"))),
         };
         let cores = match env("HFR_CORES") {
             None => None,
@@ -238,8 +241,9 @@ impl Config {
             algorithm: env("HFR_ALGO"),
             tuning: env("HFR_TUNING").map(|path| Tuning::File(path.into())),
             zone: env("HFR_ZONE"),
-            affinity,
+            affinity: switch("HFR_AFFINITY")?,
             cores,
+            single_copy: switch("HFR_SINGLE_COPY")?,
             topology: env("HFR_TOPO_FILE").map(PathBuf::from),
             chaos: env("HFR_CHAOS"),
             place: None,

@@ -194,6 +194,8 @@ fn scenarios(plan: &Plan) -> Vec<Scenario> {
             registered: seed & 2 == 2,
             devices: 0,
             gathers: seed % 3 != 2,
+            reach: seed % 4 != 3,
+            withdrawn: None,
             faults: Vec::new(),
         })
         .collect()

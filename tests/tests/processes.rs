@@ -11,6 +11,8 @@ mod kill;
 mod netns;
 #[path = "processes/quiet.rs"]
 mod quiet;
+#[path = "processes/reach.rs"]
+mod reach;
 #[path = "processes/stall.rs"]
 mod stall;
 

@@ -80,6 +80,8 @@ fn every_collective_everywhere() {
                     registered: seed & 2 == 2,
                     devices: [0, !0, 0x5a5a, 1][seed as usize / 4 % 4],
                     gathers: seed % 5 != 4,
+                    reach: !cfg!(miri) && seed % 7 < 4,
+                    withdrawn: None,
                     faults: Vec::new(),
                 };
                 run(shape, collective, &scenario);
@@ -225,6 +227,77 @@ fn what_is_sent_from_a_buffer_is_not_overwritten_before() {
             let done = simulate(&checked, &scenario);
             let name = checked.plan().name;
             assert!(done.is_ok(), "{name}, {scenario:?}: {done:?}");
+        }
+    }
+}
+
+/// Who shows its memory hears from all who read it before its call is over: the simulator writes over it then.
+#[test]
+fn what_is_shown_is_not_taken_back_before_it_was_read() {
+    let shape = Shape::uniform(1, 3);
+    let family = |collective| candidates(collective, &shape);
+    let root = 1;
+    let cases = [
+        (family(Collective::AllGather).remove(0), 0),
+        (family(Collective::AllGather).remove(1), 3),
+        (family(Collective::AllToAll).remove(0), 0),
+        (family(Collective::AllToAll).remove(1), 6),
+        (family(Collective::Broadcast { root }).remove(0), 1),
+        (family(Collective::Reduce { root }).remove(0), 2),
+        (family(Collective::Gather { root }).remove(0), 2),
+        (family(Collective::Scatter { root }).remove(0), 2),
+    ];
+    for (plan, expected) in cases {
+        let name = format!("{} by {}", plan.collective.name(), plan.name);
+        let checked = plan.check().expect("a right plan");
+        let shared = checked.facts().alias.values();
+        let shared = shared.filter(|a| **a == TakeAlias::Shared).count();
+        assert_eq!(shared, expected, "{name}");
+        for seed in 0..if cfg!(miri) { 2 } else { 100 } {
+            let scenario = Scenario {
+                seed,
+                counts: vec![70, 5, 90],
+                piece: 64,
+                in_place: seed % 2 == 0,
+                reach: !cfg!(miri),
+                devices: [0, 2, 5][seed as usize % 3],
+                ..Scenario::default()
+            };
+            let done = simulate(&checked, &scenario);
+            assert!(done.is_ok(), "{name}, {scenario:?}: {done:?}");
+        }
+    }
+}
+
+/// A rank that gives its buffers back although others still read them withdraws its consent before: nobody takes what it read then for good.
+#[test]
+#[cfg_attr(
+    miri,
+    ignore = "reads memory by a call of the system that miri does not know"
+)]
+fn memory_that_was_withdrawn_is_an_error_and_not_a_wrong_result() {
+    let shape = Shape::uniform(1, 3);
+    for collective in [Collective::AllGather, Collective::Reduce { root: 0 }] {
+        let found = candidates(collective, &shape).into_iter().find(|plan| {
+            let checked = plan.clone().check().expect("a right plan");
+            let mut all = checked.facts().alias.values();
+            all.any(|alias| *alias == TakeAlias::Shared)
+        });
+        let checked = found.expect("a plan that shows").check().expect("right");
+        let scenario = Scenario {
+            reach: true,
+            withdrawn: Some(2),
+            ..Scenario::default()
+        };
+        match simulate(&checked, &scenario) {
+            Err(Failure::Fault { rank, fault }) => {
+                assert_ne!(rank, 2);
+                assert!(
+                    fault.contains("rank 2") && fault.contains("withdrawn"),
+                    "{fault}"
+                );
+            }
+            other => panic!("{}: {other:?}", collective.name()),
         }
     }
 }

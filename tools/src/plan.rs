@@ -294,6 +294,8 @@ fn run_simulation(which: &Which, how: &How) -> Result<i32> {
                 registered: how.registered,
                 devices: if how.on_devices { !0 } else { 0 },
                 gathers: seed % 2 == 0,
+                reach: seed % 4 < 2,
+                withdrawn: None,
                 faults: faults.clone(),
             };
             match simulate(&checked, &scenario) {

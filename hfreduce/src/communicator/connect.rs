@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::{Config, Place, Wire},
+    engine::Reach,
     error::{Error, Kind},
     plan::{Model, Shape},
     stall,
@@ -21,7 +22,7 @@ use hfr_transport::{
     control::{Control, Judge},
     local::{Local, Places, Seat},
     net,
-    shm::{Board, DOORBELL_BYTES, Doorbell, Segment, Waiter, exchange},
+    shm::{Board, Consent, DOORBELL_BYTES, Doorbell, Permit, Segment, Waiter, exchange},
     store::{Store, StoreServer, TcpStore},
     tcp::Tcp,
 };
@@ -120,7 +121,7 @@ fn alone(config: &Config) -> Result<Parts, Error> {
     let segment = Arc::new(Segment::create("hfreduce", len).map_err(memory)?);
     segment.reserve(0, 4096).map_err(memory)?;
     let bell = Doorbell::new(segment.clone(), 0, None);
-    let shared = Shared::new(0, 0, bell.clone());
+    let shared = Shared::new(0, 0, bell.clone(), None);
     let cores = config.cores();
     let tuning = tuning(config)?;
     let model = model(
@@ -184,7 +185,9 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
             .gather(&format!("{name}/{what}"), world, rank, mine, deadline)
             .map_err(|e| start(e, "check that all ranks were started, with the same number of ranks and the same HFR_COMM_ID").at(rank, 0))
     };
-    let hello = hello(config)?;
+    let consent = config.single_copy.then(Consent::give).transpose();
+    let consent = consent.map_err(memory)?;
+    let hello = hello(config, consent.as_ref().map(Consent::permit))?;
     let hellos: Vec<Hello> = gather("hello", &serde_json::to_vec(&hello).unwrap_or_default())?
         .iter()
         .enumerate()
@@ -218,7 +221,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         .enumerate()
         .map(|(rank, address)| PeerAddress { rank, address })
         .collect();
-    let shared = Shared::new(rank, node, bells[shape.local(rank)].clone());
+    let shared = Shared::new(rank, node, bells[shape.local(rank)].clone(), consent);
     let judge: Judge =
         Arc::new(|question, states| stall::judge(question, states).map(|error| error.to_bytes()));
     let control = Control::join(
@@ -237,7 +240,9 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
     let arbiter = hellos
         .iter()
         .position(|h| h.pid == pid && h.host.starts_with(host));
-    gather("joined", b"")?;
+    let permits = permits(&hellos, &shape, node);
+    let all = gather("joined", &[u8::from(permits.is_some())])?;
+    let reach = permits.filter(|_| all.iter().all(|works| works == &[1]));
     // Rank 0's cores, and those who share them, serve all, so that all choose alike: what a node's ranks have together.
     let cores = (hellos[0].cores * shape.widest()).div_ceil(place::sharing(&hellos, 0));
     let tuning = hellos[0].tuning.clone();
@@ -262,6 +267,10 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         model,
         Waiter::new(place::sharing(&hellos, rank), hello.cores),
     );
+    if let Some(permits) = reach {
+        let first = shape.first(node) as u32;
+        core.reach(Reach { permits, first });
+    }
     core.sums = place.sums.filter(|_| !matches!(kind, "none" | "local"));
     let at = heap.0 + shape.local(rank) * heap.1;
     Ok(Parts {
@@ -272,6 +281,17 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         place,
         tuning,
     })
+}
+
+/// The permits of the node's ranks, if this rank can read the memory of all of them. Nothing is shown where buffers are on GPUs: what the driver
+/// manages is no ordinary memory.
+fn permits(hellos: &[Hello], shape: &Shape, node: usize) -> Option<Vec<Permit>> {
+    if hellos.iter().any(|h| h.gpu) {
+        return None;
+    }
+    let permits = shape.ranks_of(node).map(|rank| hellos[rank].permit);
+    let permits: Vec<Permit> = permits.collect::<Option<_>>()?;
+    permits.iter().all(Permit::works).then_some(permits)
 }
 
 /// What this group chooses by: the figures that rank 0 brought where they are for such a group, and otherwise the usual ones.

@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     device::{Firsts, OnDevice, Sides},
     dtype::DType,
-    engine::{Blocks, Engine, Fault, Job, JobId},
+    engine::{Blocks, Engine, Fault, Job, JobId, Reach},
     error::{Error, Kind},
     kernel::Store,
     layout::Extent,
@@ -114,6 +114,8 @@ pub struct Core {
     pub sums: Option<Placement>,
     /// Whoever runs the engine also waits for a stream to come to a call.
     pub at_gate: bool,
+    /// Whether all ranks may read the memory of all others of their nodes.
+    pub reaches: bool,
 }
 
 /// A running call.
@@ -127,6 +129,10 @@ pub struct Running {
 /// reduced in place: its lines are in a cache when the result comes, and streaming over them took 20 % more time. Nor in a broadcast, whose
 /// receivers do little else than write: streaming took twice as long.
 const STREAM_FROM: usize = 8 << 20;
+/// Pieces of fewer bytes are copied into slots even where others could read them where they lie: a call of the system takes longer.
+const SHOWN_FROM: usize = 4 << 10;
+/// And so are shares of fewer bytes where slots would do without hearing back.
+const SHOWN_SHARE: usize = 32 << 10;
 /// The first check after a stall, doubled from then on.
 const FIRST_CHECK: Duration = Duration::from_millis(100);
 /// What no doorbell tells (the end of a copy, a stream that comes to a gate) is looked for this often.
@@ -200,7 +206,14 @@ impl Core {
             crowd: wait::Crowd::default(),
             sums: None,
             at_gate: false,
+            reaches: false,
         }
+    }
+
+    /// All ranks may read the memory of all others of their nodes; these are the permits of this one's.
+    pub fn reach(&mut self, reach: Reach) {
+        self.engine.reach(reach);
+        self.reaches = true;
     }
 
     /// As this rank tells it.
@@ -286,9 +299,34 @@ impl Core {
             } else {
                 Store::Cached
             },
+            shown_from: if self.shows(raw.collective, bytes) {
+                SHOWN_FROM
+            } else {
+                usize::MAX
+            },
         };
         // SAFETY: the caller of `submit` promises the memory.
         Ok(unsafe { self.engine.submit(run, job) })
+    }
+
+    /// Whether ranks of a node read each other's memory in a call of so many bytes of the larger buffer. It takes the kernel some time per page and
+    /// per call, so it is for buffers that stay in the caches, and hardly for ranks that share cores. Where one rank alone has something to show,
+    /// large buffers move faster through slots: one core reads from memory while another writes. The bounds were measured (docs/performance.md).
+    fn shows(&self, collective: Collective, bytes: usize) -> bool {
+        let shared = self.model.shares_cores(&self.shape);
+        let bytes = bytes.next_power_of_two();
+        let share = bytes / self.shape.ranks();
+        let most = match collective {
+            Collective::AllReduce | Collective::ReduceScatter | Collective::Barrier => 0,
+            Collective::AllToAll | Collective::AllToAllV if share < SHOWN_SHARE => 0,
+            Collective::AllToAll | Collective::AllToAllV if shared => 1 << 20,
+            Collective::AllGather if share < SHOWN_SHARE => 0,
+            _ if shared => 0,
+            Collective::AllToAll | Collective::AllToAllV | Collective::AllGather => 16 << 20,
+            Collective::Reduce { .. } => 256 << 10,
+            _ => 1 << 20,
+        };
+        self.reaches && bytes <= most
     }
 
     /// Whether the call is done on this rank.
@@ -368,13 +406,22 @@ impl Core {
                 let theirs = theirs.to_string();
                 mismatch(self.rank, &ours.to_string(), rank as usize, &theirs)
             }
+            Fault::Unread { rank, error, ours } => {
+                if let Some(verdict) = self.hear_why() {
+                    return verdict;
+                }
+                let mut e = self.here(Error::new(
+                    Kind::Memory,
+                    format!("what it shows cannot be read: {error}"),
+                    "look at that rank's process; if it is well, set HFR_SINGLE_COPY=off",
+                ));
+                e.peer = Some(rank as usize);
+                e.operation = Some(ours.to_string());
+                e
+            }
             Fault::Wire { error, ours } => {
-                self.note_waits();
-                if let Some(group) = &self.group {
-                    group.control.report(Report::Check(Vec::new()));
-                    if let Some(verdict) = self.shared.hear(WORD) {
-                        return verdict;
-                    }
+                if let Some(verdict) = self.hear_why() {
+                    return verdict;
                 }
                 let mut e = self.here(Error::new(
                     Kind::Wire,
@@ -387,6 +434,14 @@ impl Core {
             }
         };
         self.fail(error)
+    }
+
+    /// The verdict, if others soon know why this rank cannot go on.
+    fn hear_why(&mut self) -> Option<Error> {
+        self.note_waits();
+        let group = self.group.as_ref()?;
+        group.control.report(Report::Check(Vec::new()));
+        self.shared.hear(WORD)
     }
 
     /// Tells everyone, and returns what everyone returns.

@@ -12,7 +12,7 @@ use crate::{
     plan::Shape,
     tuning::{Measured, Tuning},
 };
-use hfr_transport::shm::{random_token, unique_address};
+use hfr_transport::shm::{Permit, random_token, unique_address};
 use serde::{Deserialize, Serialize};
 
 /// What every rank tells all others first.
@@ -41,11 +41,13 @@ pub struct Hello {
     /// CPUs that the rank has inherited, as the kernel lists them; empty where they cannot be told.
     pub cpus: String,
     pub zone: Option<String>,
+    /// What others need to read this rank's memory, if they may.
+    pub permit: Option<Permit>,
     /// Rank 0's alone: all choose by one model.
     pub tuning: Option<Measured>,
 }
 
-pub fn hello(config: &Config) -> Result<Hello, Error> {
+pub fn hello(config: &Config, permit: Option<Permit>) -> Result<Hello, Error> {
     Ok(Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: config.node.clone(),
@@ -64,6 +66,7 @@ pub fn hello(config: &Config) -> Result<Hello, Error> {
         gpu_address: device::current_address(),
         cpus: place::inherited(),
         zone: config.zone.clone(),
+        permit,
         tuning: tuning(config)?,
     })
 }

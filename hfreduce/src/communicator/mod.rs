@@ -67,6 +67,7 @@ pub struct Communicator {
     model: Model,
     node: usize,
     wire: &'static str,
+    single_copy: bool,
     splits: Mutex<u64>,
     /// Where the buffers on a device are, once there was one.
     context: OnceLock<Context>,
@@ -137,6 +138,7 @@ impl Communicator {
             wire: parts.wire,
             splits: Mutex::new(0),
             context: OnceLock::new(),
+            single_copy: parts.core.reaches,
             firsts: parts.core.firsts.clone(),
             channels: Channels::default(),
             born: Generation::default(),
@@ -201,6 +203,12 @@ impl Communicator {
     /// How nodes reach each other: `local`, `tcp`, or `none` with one node.
     pub fn transport(&self) -> &'static str {
         self.wire
+    }
+
+    /// Whether ranks of a node read each other's buffers where they lie, where that is quicker than through shared memory: the system lets all of
+    /// them, none has `HFR_SINGLE_COPY=off`, and no buffers are on GPUs.
+    pub fn single_copy(&self) -> bool {
+        self.single_copy
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {

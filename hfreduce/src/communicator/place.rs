@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn ranks_share_cores_where_their_cpus_overlap_on_one_machine() {
         let rank = |machine: &str, cpus: &str| {
-            let mut one = hello(&Config::new(0, 1, "", b"")).unwrap();
+            let mut one = hello(&Config::new(0, 1, "", b""), None).unwrap();
             one.machine = machine.to_owned();
             one.cpus = cpus.to_owned();
             one

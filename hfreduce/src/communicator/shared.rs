@@ -7,7 +7,7 @@ use crate::{
 };
 use hfr_transport::{
     control::{Hooks, Trouble},
-    shm::Doorbell,
+    shm::{Consent, Doorbell},
 };
 use std::{
     sync::{
@@ -29,10 +29,12 @@ pub struct Shared {
     printed: AtomicBool,
     verdict: Mutex<Option<Error>>,
     told: Condvar,
+    /// That other ranks of the node read this process's memory: while they do and there is no verdict.
+    consent: Option<Consent>,
 }
 
 impl Shared {
-    pub fn new(rank: usize, node: usize, bell: Doorbell) -> Arc<Shared> {
+    pub fn new(rank: usize, node: usize, bell: Doorbell, consent: Option<Consent>) -> Arc<Shared> {
         let shared = Arc::new(Shared {
             rank,
             node,
@@ -43,6 +45,7 @@ impl Shared {
             printed: AtomicBool::new(false),
             verdict: Mutex::new(None),
             told: Condvar::new(),
+            consent,
         });
         if let Ok(mut all) = REGISTRY.lock() {
             all.retain(|s| s.strong_count() > 0);
@@ -67,8 +70,12 @@ impl Shared {
         self.verdict.lock().ok()?.clone()
     }
 
-    /// Sets the verdict, if it is the first, and wakes whoever runs the engine.
+    /// Sets the verdict, if it is the first, and wakes whoever runs the engine. From here on buffers go back to their owners, whoever may still read
+    /// them.
     pub fn poison(&self, error: Error) {
+        if let Some(consent) = &self.consent {
+            consent.withdraw();
+        }
         if let Ok(mut verdict) = self.verdict.lock() {
             verdict.get_or_insert(error);
             self.poisoned.store(true, Ordering::Release);

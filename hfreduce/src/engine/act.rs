@@ -2,7 +2,7 @@
 //! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on its
 //! stamp, or on the board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
 
-use super::{Author, Engine, Fault, Job, Op, Source, Target, Term, ticket};
+use super::{Engine, Fault, Job, Op, Source, Target, Term, find::Found, ticket};
 use crate::{
     call::Header,
     kernel::{self, Store},
@@ -117,9 +117,14 @@ impl Engine {
                         (source.cast_const(), input == target.cast_const())
                     }
                     Term::Slot(from, author) => {
-                        match self.result(job, turn, (from, back), author, bytes)? {
-                            Some(result) => (result, false),
-                            None => (target.cast_const(), true),
+                        match self.find(job, turn, (from, back), author, bytes)? {
+                            Found::There => (target.cast_const(), true),
+                            Found::At(source) => (source, source == target.cast_const()),
+                            Found::With(rank, at) => {
+                                let from = (rank, at);
+                                let aside = self.fetch_aside(job, (run, i), turn, from, bytes)?;
+                                (aside, false)
+                            }
                         }
                     }
                 };
@@ -136,38 +141,10 @@ impl Engine {
         })
     }
 
-    /// The offset of memory that lies in this node's segment, as registered buffers do.
-    fn offset_of(&self, address: *const u8, bytes: usize) -> Option<usize> {
-        let offset = (address as usize).checked_sub(self.segment.at(0, 0) as usize)?;
-        (offset <= self.segment.len() && bytes <= self.segment.len() - offset).then_some(offset)
-    }
-
     fn write_header(&self, at: usize, header: Header) {
         let place = self.segment.at(at, STAMP).cast::<Header>();
         // SAFETY: inside the segment, aligned to a cache line, and this rank is the slot's only writer until it stamps it.
         unsafe { place.write(header) }
-    }
-
-    /// The header of a slot that is ready, if it belongs to our call.
-    fn read_header(&self, at: usize, job: &Job, author: Author) -> Result<Header, Fault> {
-        let place = self.segment.at(at, STAMP).cast::<Header>();
-        // SAFETY: inside the segment, aligned, written before the slot was stamped or its counter raised and not again before we are done.
-        let header = unsafe { place.read() };
-        if header.call != job.call {
-            return Err(Fault::Mismatch {
-                rank: author.rank,
-                theirs: header.call,
-                ours: job.call,
-            });
-        }
-        Ok(if author.away {
-            Header {
-                call: header.call,
-                ..Header::default()
-            }
-        } else {
-            header
-        })
     }
 
     /// What is put behind the header of the slot at `at`, where it does not lie there; the header of what was never taken into the slot is
@@ -201,37 +178,6 @@ impl Engine {
         Some(unsafe { Body::new(lies, bytes) })
     }
 
-    /// Where the bytes of a ready slot lie.
-    fn data(&self, at: usize, header: &Header, bytes: usize) -> *const u8 {
-        match header.data {
-            0 => self.segment.at(at + HEADER, bytes),
-            offset => self.segment.at(offset as usize - 1, bytes),
-        }
-    }
-
-    /// Where a result lies, if it does not lie in this rank's output already: in its slot, or in that of the own input which it is of.
-    fn result(
-        &self,
-        job: &Job,
-        turn: Turn,
-        (slot, back): (Slots, Option<Slots>),
-        author: Author,
-        bytes: usize,
-    ) -> Result<Option<*const u8>, Fault> {
-        let at = slot.at(turn);
-        let header = self.read_header(at, job, author)?;
-        if self.me == 0 || header.given & self.me == 0 {
-            return Ok(Some(self.data(at, &header, bytes)));
-        }
-        let Some(back) = back.map(|slot| slot.at(turn)) else {
-            return Ok(None);
-        };
-        // SAFETY: inside the segment, aligned, and this rank is its only writer.
-        let own = unsafe { self.segment.at(back, STAMP).cast::<Header>().read() };
-        // An output that was announced has been written.
-        Ok((own.output == 0).then(|| self.segment.at(back + HEADER, bytes).cast_const()))
-    }
-
     fn take(
         &mut self,
         job: &Job,
@@ -256,9 +202,13 @@ impl Engine {
                 .offset_of(target, count * job.size)
                 .map_or(0, |o| o as u64 + 1);
         }
-        match self.offset_of(source, bytes) {
-            Some(offset) if alias == TakeAlias::Shared => header.data = offset as u64 + 1,
-            _ => {
+        let stays = match alias {
+            TakeAlias::Shared => self.shown(job, source, bytes),
+            _ => None,
+        };
+        match stays {
+            Some(data) => header.data = data,
+            None => {
                 let target = self.segment.at(at + HEADER, bytes);
                 // SAFETY: the job promises the input; the slot is ours until its counter is raised.
                 unsafe { kernel::copy_shared(source, target, bytes) }
@@ -284,9 +234,13 @@ impl Engine {
             }
             Term::Own(input, _) => job.input(input, chunk).0,
             Term::Slot(from, author) => {
-                match self.result(job, turn, (from, back), author, bytes)? {
-                    Some(result) => result,
-                    None => return Ok(()),
+                match self.find(job, turn, (from, back), author, bytes)? {
+                    Found::There => return Ok(()),
+                    Found::At(source) => source,
+                    // SAFETY: the job promises the output.
+                    Found::With(rank, at) => unsafe {
+                        return self.fetch(job, (rank, at), target, bytes);
+                    },
                 }
             }
         };
@@ -307,19 +261,23 @@ impl Engine {
     ) -> Result<(), Fault> {
         let mut sources = std::mem::take(&mut self.terms);
         let mut targets = std::mem::take(&mut self.targets);
+        let mut fetched = std::mem::take(&mut self.fetched);
         sources.clear();
         targets.clear();
-        let sum = self.gather(run, i, job, chunk, turn, &mut sources, &mut targets);
+        let (s, t, f) = (&mut sources, &mut targets, &mut fetched);
+        let sum = self.gather(run, i, job, chunk, turn, s, t, f);
         let done = sum.map(|sum| {
             add(job, &sources, &targets, &sum);
             self.write_header(sum.at, sum.header);
         });
         self.terms = sources;
         self.targets = targets;
+        self.fetched = fetched;
         done
     }
 
-    /// Resolves a reduction's terms and targets to addresses; all headers are compared here, before any byte is read.
+    /// Resolves a reduction's terms and targets to addresses; all headers are compared here, before any byte is read. What other ranks show in
+    /// their own memory is fetched.
     #[allow(clippy::too_many_arguments, reason = "one caller, just above")]
     fn gather(
         &self,
@@ -330,6 +288,7 @@ impl Engine {
         turn: Turn,
         sources: &mut Vec<*const u8>,
         targets: &mut Vec<*mut u8>,
+        fetched: &mut Vec<u8>,
     ) -> Result<Addition, Fault> {
         let Op::Reduce {
             terms,
@@ -357,7 +316,20 @@ impl Engine {
                 Term::Slot(slot, author) => {
                     let at = slot.at(turn);
                     let header = self.read_header(at, job, author)?;
-                    let source = self.data(at, &header, bytes);
+                    let source = match self.lies(at, &header, author, bytes) {
+                        Found::With(rank, at) => {
+                            let all = terms.len() * bytes;
+                            if fetched.len() < all {
+                                fetched.resize(all, 0);
+                            }
+                            let to = fetched[t * bytes..][..bytes].as_mut_ptr();
+                            // SAFETY: so many bytes of ours.
+                            unsafe { self.fetch(job, (rank, at), to, bytes) }?;
+                            to.cast_const()
+                        }
+                        Found::At(source) => source,
+                        Found::There => unreachable!("a slot says where its bytes are"),
+                    };
                     sources.push(source);
                     if let Some(from) = from.get_mut(t) {
                         from.0 = header.output;

@@ -172,7 +172,7 @@ pub struct Step {
 /// What one rank does of a plan.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// The rank's stages in plan order.
+    /// The rank's stages, those first that come earliest in the chunk, otherwise in plan order.
     pub steps: Vec<Step>,
     /// Counters of this node that peers' puts and signals to this rank raise.
     pub arrivals: Vec<Raise>,
@@ -212,6 +212,7 @@ impl Compiler<'_> {
     fn program(&self) -> Program {
         let plan = self.checked.plan();
         let (mut steps, mut arrivals, mut peers) = (Vec::new(), Vec::new(), Vec::new());
+        let levels = plan.levels();
         for (i, stage) in plan.stages.iter().enumerate() {
             let to = stage.to.map(|c| (c, plan.cells[c.index()]));
             let away = to.filter(|(_, cell)| {
@@ -229,6 +230,8 @@ impl Compiler<'_> {
         }
         peers.sort_unstable();
         peers.dedup();
+        // What comes early goes first: others wait for it.
+        steps.sort_by_key(|step| levels[step.stage]);
         Program {
             steps,
             arrivals,
@@ -337,7 +340,7 @@ impl Compiler<'_> {
                 }
             }
             Act::Give { from, piece } => Op::Give {
-                from: self.term(*from),
+                from: self.given(*from),
                 piece: *piece,
                 back: self.back(i, *from),
             },
@@ -409,6 +412,19 @@ impl Compiler<'_> {
         let direct = facts.direct[&writer].iter();
         let own = direct.filter(|d| d.back).find(|d| d.give == give)?;
         Some(self.slot(terms[own.term?]))
+    }
+
+    /// What is given: this rank's own input where it lies, though others read it in its slot, whose lines they have then. In place it lies
+    /// where it is wanted.
+    fn given(&self, cell: CellId) -> Term {
+        let writer = self.checked.facts().writer[cell.index()].expect("checked");
+        let stage = &self.checked.plan().stages[writer];
+        match stage.act {
+            Act::Take { piece } if stage.worker as usize == self.rank => {
+                Term::Own(piece, self.slot(cell))
+            }
+            _ => self.term(cell),
+        }
     }
 
     fn term(&self, cell: CellId) -> Term {

@@ -72,6 +72,8 @@ pub struct Job {
     pub kernel: Option<Kernel>,
     /// How results that nobody reads soon are written.
     pub store: Store,
+    /// Pieces of the input of at least so many bytes are read where they lie in this rank's memory, where the plan and the system allow it.
+    pub shown_from: usize,
 }
 
 // SAFETY: the pointers are only used by the engine that owns the job, on whatever one thread runs it at a time.

@@ -7,12 +7,16 @@ mod act;
 mod blocked;
 mod compile;
 mod events;
+mod fault;
+mod find;
 mod job;
 mod meter;
 mod tell;
 
 pub use blocked::Blocked;
 pub use compile::{Author, Gate, Op, Place, Program, Raise, Source, Step, Target, Term, compile};
+pub use fault::Fault;
+pub use find::Reach;
 pub use job::{Block, Blocks, Job, JobId};
 pub use meter::{Stage, Stages};
 
@@ -22,42 +26,16 @@ use tell::{Bells, open, tell};
 use crate::{
     call::Call,
     device::Device,
-    error::Error,
     layout::{HEADER, Turn},
 };
 use hfr_transport::{
     Event, Notice, Put, Transport,
     shm::{Board, Doorbell, Segment},
 };
-use std::{collections::VecDeque, sync::Arc};
-
-/// Why the engine cannot go on.
-#[derive(Debug)]
-pub enum Fault {
-    /// Another rank's call is not ours.
-    Mismatch {
-        /// Who made the other call.
-        rank: u32,
-        /// What it called.
-        theirs: Call,
-        /// What we called.
-        ours: Call,
-    },
-    /// A wire failed.
-    Wire {
-        /// The wire's own words.
-        error: hfr_transport::Error,
-        /// The call that ran.
-        ours: Option<Call>,
-    },
-    /// A device failed.
-    Device {
-        /// The device's own words.
-        error: Error,
-        /// The call that ran.
-        ours: Option<Call>,
-    },
-}
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// One installed plan: its steps, how far each has come, and the jobs that are running on it.
 struct Run {
@@ -76,6 +54,8 @@ struct Run {
     slots: u64,
     slot_bytes: usize,
     jobs: VecDeque<(u64, Job)>,
+    /// By step that gives to a device what others show: memory of this rank's to copy on from, one slot after the other.
+    aside: BTreeMap<usize, Vec<u8>>,
 }
 
 impl Run {
@@ -92,6 +72,8 @@ pub struct Engine {
     bells: Bells,
     /// Bit of the own local rank in a header's word of given ranks; 0 for local ranks it cannot name.
     me: u64,
+    local: usize,
+    reach: Option<Reach>,
     transport: Option<Box<dyn Transport>>,
     device: Option<Box<dyn Device>>,
     runs: Vec<Run>,
@@ -104,6 +86,8 @@ pub struct Engine {
     copied: Vec<u64>,
     terms: Vec<*const u8>,
     targets: Vec<*mut u8>,
+    /// Terms that were fetched from other ranks' memory.
+    fetched: Vec<u8>,
     budget: usize,
     meter: Option<Box<Meter>>,
 }
@@ -135,6 +119,8 @@ impl Engine {
             board,
             bells: Bells::new(bells),
             me: if local < 64 { 1 << local } else { 0 },
+            local,
+            reach: None,
             transport,
             device: None,
             runs: Vec::new(),
@@ -145,6 +131,7 @@ impl Engine {
             copied: Vec::with_capacity(64),
             terms: Vec::with_capacity(64),
             targets: Vec::with_capacity(64),
+            fetched: Vec::new(),
             budget: usize::MAX,
             meter: None,
         }
@@ -207,6 +194,7 @@ impl Engine {
             slots: layout.slots(),
             slot_bytes: layout.slot_bytes(),
             jobs: VecDeque::with_capacity(64),
+            aside: BTreeMap::new(),
             steps: program.steps,
         });
         self.runs.len() - 1

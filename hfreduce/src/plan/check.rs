@@ -14,7 +14,8 @@ pub enum TakeAlias {
     Own,
     /// This rank alone reads it, and puts it elsewhere: a wire that gathers sends it from the buffer. It stays what it is until it has been sent.
     Sent,
-    /// Its one reader is another rank of the node and this rank waits for what comes of it: a buffer in shared memory need not be copied.
+    /// Ranks of the node read it, and this rank waits for what comes of it: a buffer need not be copied if they can read it where it lies, in
+    /// shared memory or in this rank's own.
     Shared,
 }
 

@@ -1,7 +1,7 @@
 //! What a plan costs, counted from its stages: steps on the longest path, and per rank the pieces copied, added, sent and received per chunk.
 //! Counts, not seconds: `choose` turns them into time with a model of the machine.
 
-use super::{Act, CellId, Plan};
+use super::{Act, CellId, Checked, Plan, TakeAlias};
 
 /// What one rank does per chunk, in pieces (a piece is the buffer's chunk divided by [`Cost::pieces`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,20 +42,26 @@ pub struct Cost {
 }
 
 impl Plan {
-    /// Counts the plan's cost.
+    /// Counts the plan's cost where every rank's input is copied.
     pub fn cost(&self) -> Cost {
+        self.count(&|_| true)
+    }
+
+    /// Counts the cost where only those takes copy of which `copies` says so, by their stage.
+    fn count(&self, copies: &dyn Fn(usize) -> bool) -> Cost {
         let mut ranks = vec![RankCost::default(); self.shape.ranks()];
-        let mut at = vec![(0usize, 0usize); self.cells.len()];
-        let mut levels = Vec::with_capacity(self.stages.len());
-        let (mut steps, mut hops) = (0, 0);
-        let crossed = self.crossed();
+        let mut at = vec![0usize; self.cells.len()];
+        let levels = self.levels();
+        let mut hops = 0;
+        let crossed = self.crossed(copies);
         for (i, stage) in self.stages.iter().enumerate() {
             let node = self.shape.node_of(stage.worker as usize) as u32;
             let mine = &mut ranks[stage.worker as usize];
             mine.stages += 1;
             mine.crossed += crossed[i];
             match &stage.act {
-                Act::Take { .. } | Act::Give { .. } => mine.copied += 1,
+                Act::Take { .. } => mine.copied += usize::from(copies(i)),
+                Act::Give { .. } => mine.copied += 1,
                 Act::Reduce { terms } => {
                     mine.added += terms.len();
                     mine.reduced += 1;
@@ -64,19 +70,12 @@ impl Plan {
                 Act::Signal | Act::Wait => {}
             }
             let away = stage.to.filter(|c| self.cells[c.index()].node != node);
-            let (mut step, mut hop) = (0, 0);
-            for cell in stage.waits() {
-                step = step.max(at[cell.index()].0);
-                hop = hop.max(at[cell.index()].1);
-            }
-            step += usize::from(stage.act != Act::Wait);
+            let mut hop = stage.waits().map(|c| at[c.index()]).max().unwrap_or(0);
             hop += usize::from(away.is_some());
-            steps = steps.max(step);
             hops = hops.max(hop);
             if let Some(to) = stage.to {
-                at[to.index()] = (step, hop);
+                at[to.index()] = hop;
             }
-            levels.push(step);
             if let Some(to) = away {
                 ranks[stage.worker as usize].messages += 1;
                 if matches!(stage.act, Act::Put { .. }) {
@@ -85,10 +84,11 @@ impl Plan {
             }
         }
         Cost {
-            steps,
+            steps: levels.iter().copied().max().unwrap_or(0),
             hops,
             path: self.path(&levels, |i| match &self.stages[i].act {
-                Act::Take { .. } | Act::Give { .. } => 2,
+                Act::Take { .. } => 2 * usize::from(copies(i)),
+                Act::Give { .. } => 2,
                 Act::Reduce { terms } => terms.len() + 1,
                 Act::Put { .. } | Act::Signal | Act::Wait => 0,
             }),
@@ -98,8 +98,23 @@ impl Plan {
         }
     }
 
+    /// By stage: how many steps lead to it from the beginning of a chunk, itself included. Waiting is none.
+    pub fn levels(&self) -> Vec<usize> {
+        let mut at = vec![0; self.cells.len()];
+        let mut levels = Vec::with_capacity(self.stages.len());
+        for stage in &self.stages {
+            let before = stage.waits().map(|cell| at[cell.index()]).max();
+            let level = before.unwrap_or(0) + usize::from(stage.act != Act::Wait);
+            if let Some(to) = stage.to {
+                at[to.index()] = level;
+            }
+            levels.push(level);
+        }
+        levels
+    }
+
     /// By stage: pieces that it reads and another rank of the node has written, and that it writes and another reads.
-    fn crossed(&self) -> Vec<usize> {
+    fn crossed(&self, copies: &dyn Fn(usize) -> bool) -> Vec<usize> {
         let mut writer: Vec<Option<usize>> = vec![None; self.cells.len()];
         let mut shown = vec![false; self.stages.len()];
         let mut read = vec![0; self.stages.len()];
@@ -119,16 +134,20 @@ impl Plan {
                 writer[to.index()] = Some(i);
             }
         }
-        let both = read.into_iter().zip(shown);
-        both.map(|(read, shown)| read + usize::from(shown))
+        let written =
+            |i| shown[i] && (copies(i) || !matches!(self.stages[i].act, Act::Take { .. }));
+        let reads = read.into_iter().enumerate();
+        reads
+            .map(|(i, read)| read + usize::from(written(i)))
             .collect()
     }
 
     /// The most that is done one after the other. A rank does what comes early in the chunk first (`levels`: a stage's steps from the
-    /// beginning), as the engine does: not in the plan's order, in which one piece is finished before the next is begun.
+    /// beginning), and what it can do before it waits, as the engine does: not in the plan's order, in which one piece is finished before the
+    /// next is begun.
     fn path(&self, levels: &[usize], work: impl Fn(usize) -> usize) -> usize {
         let mut order: Vec<usize> = (0..self.stages.len()).collect();
-        order.sort_by_key(|&stage| levels[stage]);
+        order.sort_by_key(|&stage| (levels[stage], self.stages[stage].act == Act::Wait));
         let mut moved = vec![0usize; self.cells.len()];
         let mut worked = vec![0usize; self.shape.ranks()];
         for i in order {
@@ -141,6 +160,15 @@ impl Plan {
             }
         }
         worked.into_iter().max().unwrap_or(0)
+    }
+}
+
+impl Checked {
+    /// The plan's cost; where ranks may read each other's memory (`reach`), what they only show is not copied.
+    pub fn cost(&self, reach: bool) -> Cost {
+        let alias = &self.facts().alias;
+        let shown = |stage| alias.get(&stage) == Some(&TakeAlias::Shared);
+        self.plan().count(&|stage| !(reach && shown(stage)))
     }
 }
 

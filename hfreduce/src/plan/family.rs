@@ -11,6 +11,7 @@ const MOST_TREES: usize = 8;
 /// The candidates for `collective` on `shape`, in a fixed order.
 pub fn candidates(collective: Collective, shape: &Shape) -> Vec<Plan> {
     let nodes = shape.nodes();
+    let one_node = nodes == 1 && shape.ranks() > 1;
     // A ring and turned trees move about twice as many bytes between zones, or more, and the model does not know how narrow it is there.
     let one_zone = shape.zones() == 1;
     let rooted = |root: u32| {
@@ -34,14 +35,25 @@ pub fn candidates(collective: Collective, shape: &Shape) -> Vec<Plan> {
             plans
         }
         Collective::ReduceScatter => vec![Plan::reduce_scatter(shape)],
+        Collective::AllGather if one_node => {
+            vec![Plan::all_gather(shape), Plan::all_gather_single_copy(shape)]
+        }
         Collective::AllGather => vec![Plan::all_gather(shape)],
         Collective::Broadcast { root } => {
             vec![Plan::broadcast(shape, root as usize, &rooted(root))]
         }
+        Collective::Reduce { root } if one_node => vec![
+            Plan::reduce_at_root(shape, root as usize),
+            Plan::reduce_to(shape, root as usize, &rooted(root)),
+        ],
         Collective::Reduce { root } => {
             vec![Plan::reduce_to(shape, root as usize, &rooted(root))]
         }
         Collective::Barrier => vec![Plan::barrier(shape, &trees()[0])],
+        Collective::AllToAll | Collective::AllToAllV if one_node => vec![
+            Plan::all_to_all(shape, collective),
+            Plan::all_to_all_single_copy(shape, collective),
+        ],
         Collective::AllToAll | Collective::AllToAllV => vec![Plan::all_to_all(shape, collective)],
         Collective::Gather { root } => vec![Plan::gather(shape, root as usize)],
         Collective::Scatter { root } => vec![Plan::scatter(shape, root as usize)],

@@ -20,6 +20,7 @@ impl Checker<'_> {
             };
             let alias = match alias {
                 TakeAlias::Copy if self.rests_where_it_is(rank, cell) => TakeAlias::Sent,
+                TakeAlias::Copy if self.is_given(flow, rank, cell) => TakeAlias::Shared,
                 alias => alias,
             };
             self.facts.alias.insert(take, alias);
@@ -67,6 +68,15 @@ impl Checker<'_> {
         }) && over.is_none_or(|block| {
             let give = self.given.get(&(rank, Piece { block, ..piece }));
             give.is_none_or(|give| readers.contains(give))
+        })
+    }
+
+    /// Whether a taken cell is only given, and its rank is not done before all who are given it have it. In place nothing else is ever written over it:
+    /// of inputs that are only moved, each lies under itself.
+    fn is_given(&self, flow: &Flow, rank: u32, cell: CellId) -> bool {
+        self.facts.readers[cell.index()].iter().all(|&reader| {
+            let give = matches!(self.plan.stages[reader].act, Act::Give { .. });
+            give && flow.reaches(reader, rank)
         })
     }
 

@@ -50,6 +50,19 @@ impl Plan {
         plan
     }
 
+    /// All_gather inside a node, in which each rank waits until all others have read what it shows: where they can read it where it lies, it is
+    /// never copied but by them. 3 steps.
+    pub fn all_gather_single_copy(shape: &Shape) -> Plan {
+        let mut plan = Plan::new("single_copy", shape, Collective::AllGather);
+        for rank in 0..shape.ranks() {
+            let shown = plan.take(rank, Piece { block: 0, part: 0 });
+            let block = rank as u32;
+            let all = (0..shape.ranks()).map(|to| (to, shown, Piece { block, part: 0 }));
+            plan.show(rank, &all.collect::<Vec<_>>());
+        }
+        plan
+    }
+
     /// The rank of `node` that deals with `rank`: itself on its own node, otherwise the one with its local rank.
     fn counterpart(&self, rank: usize, node: usize) -> usize {
         if self.shape.node_of(rank) == node {
@@ -123,6 +136,19 @@ impl Plan {
                     plan.wait(owner, vec![token]);
                 }
             }
+        }
+        plan
+    }
+
+    /// Reduce inside a node by the root alone: it reads what all show and tells them when it has. 2 steps.
+    pub fn reduce_at_root(shape: &Shape, root: usize) -> Plan {
+        let mut plan = Plan::new("at_root", shape, Collective::Reduce { root: root as u32 });
+        let piece = Piece { block: 0, part: 0 };
+        let terms = plan.take_all(shape.node_of(root), piece);
+        let sum = plan.reduce(root, terms);
+        plan.give(root, sum, piece);
+        for rank in (0..shape.ranks()).filter(|&rank| rank != root) {
+            plan.wait(rank, vec![sum]);
         }
         plan
     }

@@ -23,6 +23,23 @@ impl Plan {
         plan
     }
 
+    /// All_to_all inside a node, in which each rank waits until all others have read what it shows them: where they can read it where it lies, it is
+    /// never copied but by them. 3 steps.
+    pub fn all_to_all_single_copy(shape: &Shape, collective: Collective) -> Plan {
+        let mut plan = Plan::new("single_copy", shape, collective);
+        let ranks = shape.ranks();
+        for from in 0..ranks {
+            let block = from as u32;
+            let mut all = Vec::new();
+            for to in (0..ranks).map(|i| (from + i) % ranks) {
+                let here = plan.share(from, to as u32, to);
+                all.push((to, here, Piece { block, part: 0 }));
+            }
+            plan.show(from, &all);
+        }
+        plan
+    }
+
     /// Gather: each rank sends its input to the root, which tells it when it has been taken over. 3 steps.
     pub fn gather(shape: &Shape, root: usize) -> Plan {
         let mut plan = Plan::new("direct", shape, Collective::Gather { root: root as u32 });
@@ -56,6 +73,18 @@ impl Plan {
     fn share(&mut self, from: usize, block: u32, to: usize) -> CellId {
         let taken = self.take(from, Piece { block, part: 0 });
         self.send(taken, to)
+    }
+
+    /// Ranks of the node are each given a cell that `from` took, itself last, and `from` is not done before all have it.
+    pub(super) fn show(&mut self, from: usize, all: &[(usize, CellId, Piece)]) {
+        let mut told = Vec::new();
+        for &(to, cell, piece) in all.iter().filter(|(to, ..)| *to != from) {
+            told.push(self.give_and_tell(to, cell, piece));
+        }
+        for &(to, cell, piece) in all.iter().filter(|(to, ..)| *to == from) {
+            self.give(to, cell, piece);
+        }
+        self.wait(from, told);
     }
 
     /// `to` is given `cell`, and `from` is not done before it knows.

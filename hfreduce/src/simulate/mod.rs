@@ -9,7 +9,7 @@ use crate::{
     call::Call,
     device::Sides,
     dtype::DType,
-    engine::{Engine, Fault, Job, JobId, Place, compile},
+    engine::{Engine, Fault, Job, JobId, Place, Reach, compile},
     kernel::{Kernel, Store, Variant},
     layout::{Extent, Layout},
     op::ReduceOp,
@@ -17,7 +17,7 @@ use crate::{
 };
 use hfr_transport::{
     Transport,
-    shm::{Board, DOORBELL_BYTES, Doorbell, Segment},
+    shm::{Board, Consent, DOORBELL_BYTES, Doorbell, Segment},
     sim::{self, SimNet},
 };
 use lagging::Lagging;
@@ -43,6 +43,10 @@ pub struct Scenario {
     pub devices: u64,
     /// The wire sends from the ranks' buffers, where the plan allows it.
     pub gathers: bool,
+    /// Ranks of a node may read each other's memory, where the plan allows it.
+    pub reach: bool,
+    /// A rank that does not let its memory be read any more.
+    pub withdrawn: Option<usize>,
     /// Faults of the wire.
     pub faults: Vec<sim::Fault>,
 }
@@ -58,6 +62,8 @@ impl Default for Scenario {
             registered: false,
             devices: 0,
             gathers: true,
+            reach: false,
+            withdrawn: None,
             faults: Vec::new(),
         }
     }
@@ -160,6 +166,7 @@ struct Simulation<'a> {
     scenario: &'a Scenario,
     net: SimNet,
     ranks: Vec<Rank>,
+    _consents: Vec<Consent>,
     random: Random,
     compared: usize,
 }
@@ -203,6 +210,13 @@ impl<'a> Simulation<'a> {
         );
         let wires: Vec<_> = (0..shape.ranks()).map(|rank| net.endpoint(rank)).collect();
         let addresses: Vec<_> = wires.iter().map(Transport::address).collect();
+        let readable = if scenario.reach { shape.ranks() } else { 0 };
+        let consents: Vec<_> = (0..readable)
+            .map(|_| Consent::give().expect("random numbers"))
+            .collect();
+        if let Some(rank) = scenario.withdrawn {
+            consents[rank].withdraw();
+        }
         let ranks = wires
             .into_iter()
             .enumerate()
@@ -234,6 +248,13 @@ impl<'a> Simulation<'a> {
                 if scenario.devices >> (rank % 64) & 1 == 1 {
                     engine.attach(Box::new(Lagging::new(scenario.seed ^ rank as u64)));
                 }
+                if scenario.reach {
+                    let of_node = shape.ranks_of(node);
+                    engine.reach(Reach {
+                        permits: of_node.map(|r| consents[r].permit()).collect(),
+                        first: shape.first(node) as u32,
+                    });
+                }
                 engine.install(program, &layout, scenario.window);
                 let local = shape.local(rank);
                 let (memory, at) = if scenario.registered {
@@ -256,6 +277,7 @@ impl<'a> Simulation<'a> {
             scenario,
             net,
             ranks,
+            _consents: consents,
             random: Random(scenario.seed),
             compared: 0,
         }
@@ -342,6 +364,7 @@ impl<'a> Simulation<'a> {
             size: 8,
             kernel: self.plan.collective.reduces().then_some(kernel),
             store: Store::Cached,
+            shown_from: 1,
         };
         // SAFETY: the memory lives as long as the simulation and is left alone until the job is done.
         r.job = Some(unsafe { r.engine.submit(0, job) });
@@ -433,5 +456,6 @@ fn explain(fault: &Fault) -> String {
         }
         Fault::Wire { error, .. } => error.to_string(),
         Fault::Device { error, .. } => error.to_string(),
+        Fault::Unread { rank, error, .. } => format!("memory of rank {rank}: {error}"),
     }
 }

@@ -91,6 +91,7 @@ fn act(comm: Option<&Communicator>, step: &str) -> Result<(), Error> {
         }
         "ring" => ring(comm(), number(1), number(2))?,
         "loop" => for_times(comm(), number(1), number(2))?,
+        "move" => move_about(comm(), number(1), number(2))?,
         "call" => {
             let root = number(5);
             match words[3] {
@@ -122,6 +123,57 @@ fn for_times(comm: &Communicator, count: usize, times: usize) -> Result<(), Erro
                 "wrong: element {i} of call {time} is {}",
                 buffer[i]
             ));
+        }
+        if time == 2 {
+            say("looping");
+        }
+    }
+    Ok(())
+}
+
+/// Collectives that add nothing, of `count` elements from each rank to each, and whose results are checked. What a call was given is written over
+/// as soon as it returns. Says `looping` behind the third round, and first whether ranks read each other's memory.
+fn move_about(comm: &Communicator, count: usize, times: usize) -> Result<(), Error> {
+    let (me, n) = (comm.rank(), comm.size());
+    say(&format!("single copy: {}", comm.single_copy()));
+    let mut given = vec![0u32; count * n];
+    let mut got = vec![0u32; count * n];
+    let wrong = |what: &str, time: usize, got: &[u32], wanted: &dyn Fn(usize) -> u32| {
+        if let Some(i) = (0..got.len()).find(|&i| got[i] != wanted(i)) {
+            say(&format!(
+                "wrong: element {i} of {what} {time} is {}",
+                got[i]
+            ));
+        }
+    };
+    for time in 0..times {
+        let word = |rank: usize, i: usize| (rank * 1_000_003 + time * 77 + i) as u32;
+        let fill = |given: &mut [u32]| {
+            for (i, x) in given.iter_mut().enumerate() {
+                *x = word(me, i);
+            }
+        };
+        fill(&mut given);
+        comm.all_to_all(&given, &mut got)?;
+        given.fill(!0);
+        let from = |i: usize| word(i / count, me * count + i % count);
+        wrong("all_to_all", time, &got, &from);
+
+        fill(&mut given);
+        comm.all_gather(&given[..count], &mut got)?;
+        given.fill(!0);
+        let shown = |i: usize| word(i / count, i % count);
+        wrong("all_gather", time, &got, &shown);
+
+        let root = time % n;
+        fill(&mut given[..count]);
+        comm.broadcast(&mut given[..count], root)?;
+        wrong("broadcast", time, &given[..count], &|i| word(root, i));
+
+        fill(&mut given[..count]);
+        comm.reduce(&mut given[..count], ReduceOp::Max, root)?;
+        if me == root {
+            wrong("reduce", time, &given[..count], &|i| word(n - 1, i));
         }
         if time == 2 {
             say("looping");

@@ -7,7 +7,7 @@ use std::time::Instant;
 /// A process that ends is known at once, and its death everywhere 2 s later at most.
 const TOLD: Duration = Duration::from_secs(2);
 
-fn names_the_dead(error: &str, dead: usize) {
+pub fn names_the_dead(error: &str, dead: usize) {
     assert!(error.starts_with("PeerLost|"), "{error}");
     assert!(
         error.contains(&format!("rank {dead} ")) && error.contains("killed"),

@@ -85,7 +85,7 @@ impl Report {
                 "program": "hfr bench", "version": env!("CARGO_PKG_VERSION"), "ranks": group.size(), "nodes": group.nodes(),
                 "transport": group.transport(), "kernel": format!("{:?}", Variant::best()).to_lowercase(),
                 "warmup_iters": args.warmup_iters, "iters": args.iters, "registered": args.registered == 1, "devices": notes,
-                "device": args.device.name(), "gpus": gpus, "start_up_ms": start_up,
+                "single_copy": group.single_copy(), "device": args.device.name(), "gpus": gpus, "start_up_ms": start_up,
             });
             writeln!(file, "{header}").with_context(named)?;
             report.file = Some(file);
@@ -98,10 +98,11 @@ impl Report {
     fn header(&self, args: &Args, job: &Job, notes: &[String]) {
         let group = job.group();
         self.say(&format!(
-            "# hfr bench version {} device={} transport={} kernel={}",
+            "# hfr bench version {} device={} transport={} single_copy={} kernel={}",
             env!("CARGO_PKG_VERSION"),
             args.device.name(),
             group.transport(),
+            if group.single_copy() { "on" } else { "off" },
             format!("{:?}", Variant::best()).to_lowercase()
         ));
         let sizes = match (args.tensors, args.step) {

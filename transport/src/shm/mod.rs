@@ -6,6 +6,8 @@ mod backing;
 #[cfg(not(loom))]
 mod board;
 #[cfg(not(loom))]
+mod consent;
+#[cfg(not(loom))]
 mod door;
 #[cfg(not(loom))]
 mod doorbell;
@@ -29,6 +31,7 @@ pub mod sync;
 pub use self::{
     backing::Backing,
     board::{Board, COUNTER_BYTES},
+    consent::{Consent, Permit, Unread},
     doorbell::{DOORBELL_BYTES, Doorbell, Looked, Waiter},
     error::Error,
     exchange::exchange,

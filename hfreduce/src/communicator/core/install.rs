@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 pub struct Candidate {
     pub checked: Checked,
     pub cost: Cost,
+    /// The same where ranks read each other's memory.
+    pub reaching: Cost,
     /// Largest piece, in bytes.
     pub piece: usize,
     /// Chunks in flight.
@@ -55,7 +57,9 @@ impl Core {
             self.families.insert(collective, family);
         }
         let family = &self.families[&collective];
-        let costs: Vec<Cost> = family.iter().map(|c| c.cost.clone()).collect();
+        let reaches = self.shows(collective, key.1);
+        let cost = |c: &Candidate| if reaches { &c.reaching } else { &c.cost }.clone();
+        let costs: Vec<Cost> = family.iter().map(cost).collect();
         let mut choice = choose(&self.model, &self.shape, &costs, Wanted { bytes: key.1 });
         if let (Collective::AllReduce, Some(name)) = (collective, &self.algorithm) {
             let found = family.iter().position(|c| c.checked.plan().name == name);
@@ -75,10 +79,11 @@ impl Core {
     }
 
     fn candidate(&self, checked: Checked) -> Candidate {
-        let cost = checked.plan().cost();
+        let cost = checked.cost(false);
         let (piece, window) = largest(&self.model, checked.plan(), &cost);
         Candidate {
             window,
+            reaching: checked.cost(true),
             checked,
             cost,
             piece,
