@@ -1,4 +1,4 @@
-//! Limits of the process: locked memory, open files, the processors it may use and how much of their time. It reads `/proc/self` and the cgroup's
+//! Limits of the process: locked memory, open files, other processes' memory, the processors it may use and how much of their time. It reads `/proc/self` and the cgroup's
 //! files. Invariant: a limit is judged by what a rank needs, and the need is in the message.
 
 use super::{
@@ -17,6 +17,7 @@ const MAY_LOCK: u32 = 14;
 pub fn checks(root: &Root, rdma: bool, ranks: usize, together: Option<usize>) -> Vec<Check> {
     let mut found = vec![memlock(root, rdma)];
     found.extend(files(root));
+    found.push(single_copy(root));
     let allowed = together.unwrap_or_else(|| allowed(root));
     found.extend(processors(root, allowed, ranks));
     found.extend(quota(root, allowed));
@@ -98,6 +99,22 @@ fn files(root: &Root) -> Option<Check> {
         )
     };
     Some(check.figure("limit_count", limit as f64))
+}
+
+/// Whether the kernel lets processes of one user read each other's memory, as ranks of a node do where they need not add anything. Many systems do not,
+/// for good reasons, so this is never wrong.
+fn single_copy(root: &Root) -> Check {
+    let what = ("single-copy", "");
+    let scope = root.text("proc/sys/kernel/yama/ptrace_scope");
+    let scope: u32 = scope.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let said = match scope {
+        0 => "ranks of a user may read each other's memory".to_owned(),
+        scope => format!(
+            "kernel.yama.ptrace_scope is {scope}: ranks do not read each other's memory, and all_gather, all_to_all and broadcast within a host \
+             copy twice"
+        ),
+    };
+    Check::ok(what, said).figure("ptrace_scope_count", f64::from(scope))
 }
 
 /// How many processors this process may run on.

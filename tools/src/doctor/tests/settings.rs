@@ -78,6 +78,14 @@ fn a_small_memlock_limit_binds_only_who_locks() {
 }
 
 #[test]
+fn what_ranks_may_read_of_each_other_is_said() {
+    for (scope, words) in [("0\n", "may read"), ("1\n", "ptrace_scope is 1")] {
+        let files = [("proc/sys/kernel/yama/ptrace_scope", scope)];
+        finds(&files, "single-copy", Outcome::Ok, &[words]);
+    }
+}
+
+#[test]
 fn few_open_files_processors_and_quotas_are_found() {
     let limits = "Max open files            1024 4096 files\nMax locked memory         unlimited unlimited bytes\n";
     finds(
