@@ -233,6 +233,7 @@ fn what_is_sent_from_a_buffer_is_not_overwritten_before() {
 
 /// Who shows its memory hears from all who read it before its call is over: the simulator writes over it then.
 #[test]
+#[cfg_attr(miri, ignore = "reads memory by a call of the system that miri does not know")]
 fn what_is_shown_is_not_taken_back_before_it_was_read() {
     let shape = Shape::uniform(1, 3);
     let family = |collective| candidates(collective, &shape);
@@ -253,13 +254,13 @@ fn what_is_shown_is_not_taken_back_before_it_was_read() {
         let shared = checked.facts().alias.values();
         let shared = shared.filter(|a| **a == TakeAlias::Shared).count();
         assert_eq!(shared, expected, "{name}");
-        for seed in 0..if cfg!(miri) { 2 } else { 100 } {
+        for seed in 0..100 {
             let scenario = Scenario {
                 seed,
                 counts: vec![70, 5, 90],
                 piece: 64,
                 in_place: seed % 2 == 0,
-                reach: !cfg!(miri),
+                reach: true,
                 devices: [0, 2, 5][seed as usize % 3],
                 ..Scenario::default()
             };

@@ -73,7 +73,17 @@ fn every_collective_gives_the_bytes_of_the_host_path() {
         (&[2, 2], "local"),
         (&[2, 1], "tcp"),
     ] {
-        Stage::new(nodes, wire).succeeds(&["matrix:100003"]);
+        let stage = Stage::new(nodes, wire).with("HFR_SINGLE_COPY", "off");
+        stage.succeeds(&["matrix:100003"]);
+    }
+}
+
+#[test]
+fn what_a_rank_on_the_host_shows_in_its_memory() {
+    for nodes in [2, 3] {
+        let stage = Stage::new(&[nodes], "auto");
+        // It is fetched to where it was not pinned, and right.
+        stage.start(&["matrix:100003"]).succeeds(LONG);
     }
 }
 
