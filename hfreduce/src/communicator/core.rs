@@ -319,7 +319,7 @@ impl Core {
         let most = match collective {
             Collective::AllReduce | Collective::ReduceScatter | Collective::Barrier => 0,
             Collective::AllToAll | Collective::AllToAllV if share < SHOWN_SHARE => 0,
-            Collective::AllToAll | Collective::AllToAllV if shared => 1 << 20,
+            Collective::AllToAll | Collective::AllToAllV if shared => 4 << 20,
             Collective::AllGather if share < SHOWN_SHARE => 0,
             _ if shared => 0,
             Collective::AllToAll | Collective::AllToAllV | Collective::AllGather => 16 << 20,

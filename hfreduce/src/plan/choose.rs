@@ -9,7 +9,7 @@
 //! busy        = max over nodes of max(work of a rank, work of all its ranks / min(ranks, cores))
 //! first       = steps * step' + hops * hop + max(busy, fixed part of busy + z * (moved on the path + hops * wire))
 //! time        = first + (k - 1) * busy
-//! window      = first / busy, within 2 ..= 8
+//! window      = first / busy, within 2 ..= 8 (4 ..= 8 for few small slots of ranks that share cores)
 //! ```
 //!
 //! Where ranks share cores, or are alone on their nodes, all that is read and written counts; where several have a core each, what crosses
@@ -19,7 +19,7 @@
 //! cores. `first` is the time of a chunk alone: where all ranks do the same, no rank waits while the first chunk goes through, and dividing a
 //! buffer gains nothing; where a root starts alone, or a wire lies between, it does.
 
-use super::{Cost, Shape};
+use super::{Collective, Cost, Shape};
 
 /// The machine, in seconds and bytes per second as far as the choice needs it. All ranks of a group use rank 0's.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -46,7 +46,14 @@ pub struct Model {
     pub piece: (usize, usize),
 }
 
-/// The largest piece where up to four ranks of a group's only node share its cores: what one rank leaves in the caches is still there when the
+/// The largest piece at least of what is only moved inside a node: few slots are used for it, and long turns are better.
+const MOVED_PIECE: usize = 256 << 10;
+
+/// Bytes of slots that one chunk after the other may fill where ranks share cores, up to four chunks: whoever fills them, or reads them, then goes
+/// on for longer before it hands its core over.
+const SHARED_SLOTS: usize = 1 << 20;
+
+/// The largest piece where up to four ranks of a group's only node share its cores and add: what one rank leaves in the caches is still there when the
 /// next one runs. More ranks leave too much in any case, and ranks with a core each are as well off with larger pieces.
 const SHARED_PIECE: usize = 64 << 10;
 
@@ -89,6 +96,17 @@ impl Model {
         let shared = shape.nodes() == 1 && shape.widest() <= 4 && self.shares_cores(shape);
         Model {
             piece: (least, if shared { most.min(SHARED_PIECE) } else { most }),
+            ..self
+        }
+    }
+
+    /// The same for a collective, in a group of this shape.
+    pub fn for_collective(self, collective: Collective, shape: &Shape) -> Model {
+        let (least, most) = self.piece;
+        let moved = shape.nodes() == 1 && !collective.reduces();
+        let most = if moved { most.max(MOVED_PIECE) } else { most };
+        Model {
+            piece: (least, most),
             ..self
         }
     }
@@ -153,7 +171,12 @@ impl Model {
         let terms = Terms::of(self, shape, cost);
         let z = piece as f64;
         let chunks = terms.first(z) / terms.busy(z).max(1e-9);
-        (chunks.ceil() as usize).clamp(2, 8)
+        let least = if self.shares_cores(shape) {
+            (SHARED_SLOTS / (cost.cells * piece).max(1)).clamp(2, 4)
+        } else {
+            2
+        };
+        (chunks.ceil() as usize).clamp(least, 8)
     }
 }
 

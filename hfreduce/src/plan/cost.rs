@@ -1,7 +1,7 @@
 //! What a plan costs, counted from its stages: steps on the longest path, and per rank the pieces copied, added, sent and received per chunk.
 //! Counts, not seconds: `choose` turns them into time with a model of the machine.
 
-use super::{Act, CellId, Checked, Plan, TakeAlias};
+use super::{Act, Cell, CellId, Checked, Plan, TakeAlias};
 
 /// What one rank does per chunk, in pieces (a piece is the buffer's chunk divided by [`Cost::pieces`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Cost {
     pub steps: usize,
     /// Messages between nodes on the path that has most of them.
     pub hops: usize,
+    /// Cells with bytes of the node that has most.
+    pub cells: usize,
     /// Pieces that make up the larger of the input's and the output's chunk.
     pub pieces: usize,
     /// Pieces read or written in memory on the longest path through one chunk, where every rank does one thing after the other.
@@ -83,7 +85,12 @@ impl Plan {
                 }
             }
         }
+        let of_node = |node: usize| {
+            let here = |cell: &&Cell| cell.bytes && cell.node as usize == node;
+            self.cells.iter().filter(here).count()
+        };
         Cost {
+            cells: (0..self.shape.nodes()).map(of_node).max().unwrap_or(0),
             steps: levels.iter().copied().max().unwrap_or(0),
             hops,
             path: self.path(&levels, |i| match &self.stages[i].act {

@@ -8,7 +8,7 @@ use crate::{
     engine::{MAX_COUNTERS, Place, compile},
     error::{Error, Kind},
     layout::{Layout, largest},
-    plan::{Checked, Choice, Collective, Cost, Wanted, checked, choose},
+    plan::{Checked, Choice, Collective, Cost, Model, Wanted, checked, choose},
     stall::{Wait, mismatch},
 };
 use hfr_transport::{
@@ -38,6 +38,20 @@ pub struct Candidate {
 /// Blocking steps look for a verdict this often.
 const SLICE: Duration = Duration::from_millis(250);
 
+fn candidate(model: &Model, checked: Checked) -> Candidate {
+    let cost = checked.cost(false);
+    let (piece, window) = largest(model, checked.plan(), &cost);
+    Candidate {
+        window,
+        reaching: checked.cost(true),
+        checked,
+        cost,
+        piece,
+        run: None,
+        end: 0,
+    }
+}
+
 impl Core {
     /// The plan and piece for this size; the same on all ranks, since all compute it from the same numbers.
     pub(super) fn choice(&mut self, collective: Collective, bytes: usize) -> Result<Choice, Error> {
@@ -53,14 +67,16 @@ impl Core {
                     "this is a bug of the library; please report it with the group's shape",
                 ))
             })?;
-            let family = plans.into_iter().map(|c| self.candidate(c)).collect();
+            let model = self.model.for_collective(collective, &self.shape);
+            let family = plans.into_iter().map(|c| candidate(&model, c)).collect();
             self.families.insert(collective, family);
         }
         let family = &self.families[&collective];
         let reaches = self.shows(collective, key.1);
         let cost = |c: &Candidate| if reaches { &c.reaching } else { &c.cost }.clone();
         let costs: Vec<Cost> = family.iter().map(cost).collect();
-        let mut choice = choose(&self.model, &self.shape, &costs, Wanted { bytes: key.1 });
+        let model = self.model.for_collective(collective, &self.shape);
+        let mut choice = choose(&model, &self.shape, &costs, Wanted { bytes: key.1 });
         if let (Collective::AllReduce, Some(name)) = (collective, &self.algorithm) {
             let found = family.iter().position(|c| c.checked.plan().name == name);
             choice.plan = found.ok_or_else(|| {
@@ -72,24 +88,10 @@ impl Core {
                 ))
             })?;
             let one = [costs[choice.plan].clone()];
-            choice.piece = choose(&self.model, &self.shape, &one, Wanted { bytes: key.1 }).piece;
+            choice.piece = choose(&model, &self.shape, &one, Wanted { bytes: key.1 }).piece;
         }
         self.choices.insert(key, choice);
         Ok(choice)
-    }
-
-    fn candidate(&self, checked: Checked) -> Candidate {
-        let cost = checked.cost(false);
-        let (piece, window) = largest(&self.model, checked.plan(), &cost);
-        Candidate {
-            window,
-            reaching: checked.cost(true),
-            checked,
-            cost,
-            piece,
-            run: None,
-            end: 0,
-        }
     }
 
     /// The engine's number of the plan; installs it first where needed.
