@@ -43,7 +43,22 @@ impl Variant {
             .collect()
     }
 
-    /// The fastest variant this machine can run.
+    /// The variant that is fastest for this: not the widest where memory is the bound and nothing is converted. There registers of 512 bits gain nothing, and
+    /// a processor that has not used them for a while takes some hundred nanoseconds to have their power again, which small calls notice.
+    pub fn best_for(dtype: DType, op: ReduceOp) -> Variant {
+        use ReduceOp::{BAnd, BOr, BXor, Sum};
+        let plain = match dtype {
+            DType::F32 | DType::F64 => true,
+            other => other.is_integer() && matches!(op, Sum | BAnd | BOr | BXor),
+        };
+        if plain && Variant::Avx2.is_available() {
+            Variant::Avx2
+        } else {
+            Variant::best()
+        }
+    }
+
+    /// The widest variant this machine can run.
     pub fn best() -> Variant {
         Variant::ALL
             .into_iter()

@@ -339,7 +339,7 @@ impl<'a> Simulation<'a> {
             unsafe { job_input.add(e).write(input(seed, call, rank, e)) };
         }
         let kernel = Kernel::new(
-            Variant::best(),
+            Variant::best_for(DType::I64, ReduceOp::Sum),
             DType::I64,
             ReduceOp::Sum,
             self.plan.shape.ranks(),

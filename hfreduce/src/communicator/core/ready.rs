@@ -94,7 +94,8 @@ impl Core {
             ));
         }
         let kernel = if raw.collective.reduces() {
-            let kernel = Kernel::new(Variant::best(), raw.dtype, raw.op, ranks);
+            let variant = Variant::best_for(raw.dtype, raw.op);
+            let kernel = Kernel::new(variant, raw.dtype, raw.op, ranks);
             let explain = |why: crate::kernel::Unsupported| {
                 self.invalid(raw, why.to_string(), "choose a supported combination")
             };
