@@ -17,7 +17,7 @@
 //! | `HFR_ZONE` | name of the part of the network this rank's node is in, where there is little bandwidth between parts |
 //! | `HFR_AFFINITY` | `off`: the library's threads run wherever the process may (default: near the rank's GPU and network port) |
 //! | `HFR_CORES` | how many CPUs this rank and those beside it have between them (default: as its affinity and its cgroup's quota say) |
-//! | `HFR_SINGLE_COPY` | `off`: ranks of a node do not read each other's memory (default: where the system lets them, all_gather, all_to_all, broadcast and their like copy once) |
+//! | `HFR_SINGLE_COPY` | `off`: ranks of a node do not read each other's memory (default: where the system lets them and it is quicker, broadcast, all_gather, all_to_all, reduce and their like copy once) |
 //! | `HFR_TOPO_FILE` | a description of this machine (`hfr topo --dump`) to use instead of what the system says |
 //! | `HFR_CHAOS` | faults to inject into the wire, for tests: see `hfr_transport::chaos` |
 

@@ -277,12 +277,8 @@ fn what_is_shown_is_not_taken_back_before_it_was_read() {
     }
 }
 
-/// A rank that gives its buffers back although others still read them withdraws its consent before: nobody takes what it read then for good.
+/// A rank that gives its buffers back although others still read them says so before: nobody takes what it read then for good.
 #[test]
-#[cfg_attr(
-    miri,
-    ignore = "reads memory by a call of the system that miri does not know"
-)]
 fn memory_that_was_withdrawn_is_an_error_and_not_a_wrong_result() {
     let shape = Shape::uniform(1, 3);
     for collective in [Collective::AllGather, Collective::Reduce { root: 0 }] {
@@ -292,20 +288,27 @@ fn memory_that_was_withdrawn_is_an_error_and_not_a_wrong_result() {
             all.any(|alias| *alias == TakeAlias::Shared)
         });
         let checked = found.expect("a plan that shows").check().expect("right");
-        let scenario = Scenario {
-            reach: true,
-            withdrawn: Some(2),
-            ..Scenario::default()
-        };
-        match simulate(&checked, &scenario) {
-            Err(Failure::Fault { rank, fault }) => {
-                assert_ne!(rank, 2);
-                assert!(
-                    fault.contains("rank 2") && fault.contains("withdrawn"),
-                    "{fault}"
-                );
+        // In its own memory, or in registered memory.
+        for reach in [true, false] {
+            if cfg!(miri) && reach {
+                continue;
             }
-            other => panic!("{}: {other:?}", collective.name()),
+            let scenario = Scenario {
+                reach,
+                registered: !reach,
+                withdrawn: Some(2),
+                counts: vec![40],
+                piece: 64,
+                ..Scenario::default()
+            };
+            match simulate(&checked, &scenario) {
+                Err(Failure::Fault { rank, fault }) => {
+                    assert_ne!(rank, 2);
+                    let said = fault.contains("rank 2") && fault.contains("no longer shown");
+                    assert!(said, "{fault}");
+                }
+                other => panic!("{}, {scenario:?}: {other:?}", collective.name()),
+            }
         }
     }
 }

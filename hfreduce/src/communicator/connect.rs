@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     config::{Config, Place, Wire},
-    engine::Reach,
     error::{Error, Kind},
     plan::{Model, Shape},
     stall,
@@ -268,8 +267,7 @@ pub fn join(config: &Config, store: Arc<dyn Store>, name: &str) -> Result<Parts,
         Waiter::new(place::sharing(&hellos, rank), hello.cores),
     );
     if let Some(permits) = reach {
-        let first = shape.first(node) as u32;
-        core.reach(Reach { permits, first });
+        core.reach(permits);
     }
     core.sums = place.sums.filter(|_| !matches!(kind, "none" | "local"));
     let at = heap.0 + shape.local(rank) * heap.1;

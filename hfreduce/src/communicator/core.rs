@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     device::{Firsts, OnDevice, Sides},
     dtype::DType,
-    engine::{Blocks, Engine, Fault, Job, JobId, Reach},
+    engine::{Blocks, Engine, Fault, Job, JobId},
     error::{Error, Kind},
     kernel::Store,
     layout::Extent,
@@ -25,7 +25,7 @@ use crate::{
 use hfr_transport::{
     PeerAddress,
     control::{Control, Report},
-    shm::{Board, Doorbell, Placement, Segment, Waiter},
+    shm::{Board, Doorbell, Permit, Placement, Segment, Unread, Waiter},
     store::Store as Rendezvous,
 };
 use rustc_hash::FxHashMap;
@@ -211,8 +211,8 @@ impl Core {
     }
 
     /// All ranks may read the memory of all others of their nodes; these are the permits of this one's.
-    pub fn reach(&mut self, reach: Reach) {
-        self.engine.reach(reach);
+    pub fn reach(&mut self, permits: Vec<Permit>) {
+        self.engine.reach(permits);
         self.reaches = true;
     }
 
@@ -410,11 +410,15 @@ impl Core {
                 if let Some(verdict) = self.hear_why() {
                     return verdict;
                 }
-                let mut e = self.here(Error::new(
-                    Kind::Memory,
-                    format!("what it shows cannot be read: {error}"),
-                    "look at that rank's process; if it is well, set HFR_SINGLE_COPY=off",
-                ));
+                let (kind, remedy) = match &error {
+                    Unread::Failed { .. } if !error.is_gone() => (
+                        Kind::Memory,
+                        "set HFR_SINGLE_COPY=off if the buffer is in memory that the kernel reads for nobody, such as a device's",
+                    ),
+                    _ => (Kind::PeerLost, "look at that process's own output"),
+                };
+                let cause = format!("what it shows cannot be read: {error}");
+                let mut e = self.here(Error::new(kind, cause, remedy));
                 e.peer = Some(rank as usize);
                 e.operation = Some(ours.to_string());
                 e

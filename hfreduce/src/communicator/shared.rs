@@ -73,6 +73,7 @@ impl Shared {
     /// Sets the verdict, if it is the first, and wakes whoever runs the engine. From here on buffers go back to their owners, whoever may still read
     /// them.
     pub fn poison(&self, error: Error) {
+        self.bell.withdraw();
         if let Some(consent) = &self.consent {
             consent.withdraw();
         }

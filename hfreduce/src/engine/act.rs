@@ -2,7 +2,7 @@
 //! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on its
 //! stamp, or on the board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
 
-use super::{Engine, Fault, Job, Op, Source, Target, Term, find::Found, ticket};
+use super::{Engine, Fault, Job, Op, Source, Target, Term, find::Lies, ticket};
 use crate::{
     call::Header,
     kernel::{self, Store},
@@ -118,10 +118,10 @@ impl Engine {
                     }
                     Term::Slot(from, author) => {
                         match self.find(job, turn, (from, back), author, bytes)? {
-                            Found::There => (target.cast_const(), true),
-                            Found::At(source) => (source, source == target.cast_const()),
-                            Found::With(rank, at) => {
-                                let from = (rank, at);
+                            None => (target.cast_const(), true),
+                            Some(Lies::Slot(source)) => (source, false),
+                            Some(lies) => {
+                                let from = (lies, author);
                                 let aside = self.fetch_aside(job, (run, i), turn, from, bytes)?;
                                 (aside, false)
                             }
@@ -234,14 +234,11 @@ impl Engine {
             }
             Term::Own(input, _) => job.input(input, chunk).0,
             Term::Slot(from, author) => {
-                match self.find(job, turn, (from, back), author, bytes)? {
-                    Found::There => return Ok(()),
-                    Found::At(source) => source,
-                    // SAFETY: the job promises the output.
-                    Found::With(rank, at) => unsafe {
-                        return self.fetch(job, (rank, at), target, bytes);
-                    },
-                }
+                let Some(lies) = self.find(job, turn, (from, back), author, bytes)? else {
+                    return Ok(());
+                };
+                // SAFETY: the job promises the output, in which nothing of this lies.
+                return unsafe { self.fetch(job, lies, author, target, bytes) };
             }
         };
         if source != target.cast_const() {
@@ -266,14 +263,30 @@ impl Engine {
         targets.clear();
         let (s, t, f) = (&mut sources, &mut targets, &mut fetched);
         let sum = self.gather(run, i, job, chunk, turn, s, t, f);
-        let done = sum.map(|sum| {
+        let done = sum.and_then(|sum| {
             add(job, &sources, &targets, &sum);
             self.write_header(sum.at, sum.header);
+            if sum.shown {
+                self.terms_still_shown(run, i, job)
+            } else {
+                Ok(())
+            }
         });
         self.terms = sources;
         self.targets = targets;
         self.fetched = fetched;
         done
+    }
+
+    /// What was read of the terms' authors was what they showed.
+    fn terms_still_shown(&self, run: usize, i: usize, job: &Job) -> Result<(), Fault> {
+        let Op::Reduce { terms, .. } = &self.runs[run].steps[i].op else {
+            unreachable!("called for a reduction")
+        };
+        terms.iter().try_for_each(|term| match term {
+            Term::Slot(_, author) if !author.away => self.still_shown(job, *author),
+            _ => Ok(()),
+        })
     }
 
     /// Resolves a reduction's terms and targets to addresses; all headers are compared here, before any byte is read. What other ranks show in
@@ -305,6 +318,7 @@ impl Engine {
         };
         let count = job.input(*part, chunk).1;
         let bytes = count * job.size;
+        let mut shown = false;
         // By term: where its rank wants the result, and the slot it came in.
         let mut from = [(0u64, std::ptr::null_mut()); 64];
         for (t, term) in terms.iter().enumerate() {
@@ -316,19 +330,23 @@ impl Engine {
                 Term::Slot(slot, author) => {
                     let at = slot.at(turn);
                     let header = self.read_header(at, job, author)?;
-                    let source = match self.lies(at, &header, author, bytes) {
-                        Found::With(rank, at) => {
+                    let source = match self.lies(at, &header, bytes) {
+                        Lies::Slot(source) => source,
+                        Lies::Segment(source) => {
+                            shown = true;
+                            source
+                        }
+                        lies @ Lies::Memory(_) => {
                             let all = terms.len() * bytes;
                             if fetched.len() < all {
                                 fetched.resize(all, 0);
                             }
-                            let to = fetched[t * bytes..][..bytes].as_mut_ptr();
+                            // One pointer for all terms: each has its part, and those before are read later.
+                            let to = fetched.as_mut_ptr().wrapping_add(t * bytes);
                             // SAFETY: so many bytes of ours.
-                            unsafe { self.fetch(job, (rank, at), to, bytes) }?;
+                            unsafe { self.fetch(job, lies, author, to, bytes) }?;
                             to.cast_const()
                         }
-                        Found::At(source) => source,
-                        Found::There => unreachable!("a slot says where its bytes are"),
                     };
                     sources.push(source);
                     if let Some(from) = from.get_mut(t) {
@@ -382,6 +400,7 @@ impl Engine {
             raw: *raw,
             last: *last,
             near,
+            shown,
         })
     }
 }
@@ -399,6 +418,8 @@ struct Addition {
     last: bool,
     /// So many of the targets are read next; they come first.
     near: usize,
+    /// Sources lie in registered memory of other ranks.
+    shown: bool,
 }
 
 /// Adds all sources into all targets, element by element in the order of the sources.

@@ -37,6 +37,8 @@ pub struct Gate {
 pub struct Author {
     /// The rank.
     pub rank: u32,
+    /// Its number on its node.
+    pub local: usize,
     /// Whether it is on another node: where bytes lie on that node, and who was given them there, means nothing here.
     pub away: bool,
 }
@@ -460,6 +462,7 @@ impl Compiler<'_> {
         let rank = self.writer(cell);
         Author {
             rank,
+            local: self.checked.plan().shape.local(rank as usize),
             away: self.checked.plan().shape.node_of(rank as usize) != self.node,
         }
     }

@@ -1,48 +1,35 @@
-//! Where the bytes of a ready slot lie: in it, elsewhere in the segment, in this rank's output already, or in the memory of the rank that wrote
-//! it, which is read there. Headers are compared here, before any byte is read.
+//! Where the bytes of a ready slot lie: in it, in registered memory, in this rank's output already, or in the memory of the rank that wrote
+//! it, which is read there. Headers are compared here, before any byte is read; that a rank still shows what was read is asked behind it.
 
 use super::{Author, Engine, Fault, Job};
 use crate::{
     call::Header,
+    kernel,
     layout::{HEADER, STAMP, Slots, Turn},
 };
-use hfr_transport::shm::Permit;
+use hfr_transport::shm::{Permit, Unread};
 
-/// The ranks of this node whose memory this rank may read, as they may its.
-pub struct Reach {
-    /// Their permits, by local rank.
-    pub permits: Vec<Permit>,
-    /// Global rank of the node's first.
-    pub first: u32,
-}
-
-impl Reach {
-    fn of(&self, rank: u32) -> &Permit {
-        &self.permits[(rank - self.first) as usize]
-    }
-}
-
-/// Where what is given lies.
+/// Where the bytes of a ready slot lie.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Found {
-    /// Where it is wanted.
-    There,
-    /// In memory of this process.
-    At(*const u8),
-    /// In that rank's memory.
-    With(u32, u64),
+pub(super) enum Lies {
+    /// In a slot.
+    Slot(*const u8),
+    /// In registered memory of the rank that wrote the slot: good only if that still shows it afterwards.
+    Segment(*const u8),
+    /// At that address of its own memory.
+    Memory(u64),
 }
 
 impl Engine {
-    /// Ranks may show each other their memory from now on, instead of copying from it.
-    pub fn reach(&mut self, reach: Reach) {
-        self.reach = Some(reach);
+    /// Ranks of the node show each other their memory from now on, instead of copying from it; these are all permits, by local rank.
+    pub fn reach(&mut self, permits: Vec<Permit>) {
+        self.permits = permits;
     }
 
     /// What a header says of an input of this rank that stays where it is: it lies in the segment, or the others can read it in this rank's memory.
     pub(super) fn shown(&self, job: &Job, source: *const u8, bytes: usize) -> Option<u64> {
         let offset = self.offset_of(source, bytes).map(|o| o as u64 + 1);
-        let shows = self.reach.is_some() && bytes >= job.shown_from;
+        let shows = !self.permits.is_empty() && bytes >= job.shown_from;
         let address = || source.expose_provenance() as u64 | Header::SHOWN;
         offset.or_else(|| shows.then(address))
     }
@@ -80,23 +67,17 @@ impl Engine {
         })
     }
 
-    /// Where the bytes of a ready slot lie.
-    pub(super) fn lies(&self, at: usize, header: &Header, author: Author, bytes: usize) -> Found {
+    /// Where the bytes of a ready slot lie. Own input is never read by way of its slot's header.
+    pub(super) fn lies(&self, at: usize, header: &Header, bytes: usize) -> Lies {
         match header.data {
-            0 => Found::At(self.segment.at(at + HEADER, bytes)),
-            shown if shown & Header::SHOWN != 0 => {
-                let address = shown & !Header::SHOWN;
-                if self.is_self(author.rank) {
-                    Found::At(std::ptr::with_exposed_provenance(address as usize))
-                } else {
-                    Found::With(author.rank, address)
-                }
-            }
-            offset => Found::At(self.segment.at(offset as usize - 1, bytes)),
+            0 => Lies::Slot(self.segment.at(at + HEADER, bytes)),
+            shown if shown & Header::SHOWN != 0 => Lies::Memory(shown & !Header::SHOWN),
+            offset => Lies::Segment(self.segment.at(offset as usize - 1, bytes)),
         }
     }
 
-    /// Where a result, or what was shown, lies: in this rank's output already, where its slot says, or in the slot of the own input which it is of.
+    /// Where a result, or what was shown, lies: where its slot says, or in the slot of the own input which it is of. `None`: in this rank's output
+    /// already.
     pub(super) fn find(
         &self,
         job: &Job,
@@ -104,48 +85,62 @@ impl Engine {
         (slot, back): (Slots, Option<Slots>),
         author: Author,
         bytes: usize,
-    ) -> Result<Found, Fault> {
+    ) -> Result<Option<Lies>, Fault> {
         let at = slot.at(turn);
         let header = self.read_header(at, job, author)?;
         if self.me == 0 || header.given & self.me == 0 {
-            return Ok(self.lies(at, &header, author, bytes));
+            return Ok(Some(self.lies(at, &header, bytes)));
         }
         let Some(back) = back.map(|slot| slot.at(turn)) else {
-            return Ok(Found::There);
+            return Ok(None);
         };
         // SAFETY: inside the segment, aligned, and this rank is its only writer.
         let own = unsafe { self.segment.at(back, STAMP).cast::<Header>().read() };
         // An output that was announced has been written.
-        Ok(match own.output {
-            0 => Found::At(self.segment.at(back + HEADER, bytes)),
-            _ => Found::There,
+        Ok((own.output == 0).then(|| Lies::Slot(self.segment.at(back + HEADER, bytes))))
+    }
+
+    /// What was read of an author's registered memory was what it showed.
+    pub(super) fn still_shown(&self, job: &Job, author: Author) -> Result<(), Fault> {
+        if self.bells.shows(author.local) {
+            return Ok(());
+        }
+        Err(Fault::Unread {
+            rank: author.rank,
+            error: Unread::Withdrawn,
+            ours: job.call,
         })
     }
 
-    fn is_self(&self, rank: u32) -> bool {
-        let reach = self.reach.as_ref();
-        reach.is_some_and(|reach| (rank - reach.first) as usize == self.local)
-    }
-
-    /// Copies what another rank of the node shows.
+    /// Copies what a slot's author has there or shows.
     ///
     /// # Safety
-    /// `to` is good for writing so many bytes.
+    /// `to` is good for writing so many bytes, and another place.
     pub(super) unsafe fn fetch(
         &self,
         job: &Job,
-        (rank, from): (u32, u64),
+        lies: Lies,
+        author: Author,
         to: *mut u8,
         bytes: usize,
     ) -> Result<(), Fault> {
-        let reach = self.reach.as_ref().expect("ranks that show have told it");
-        // SAFETY: passed on.
-        let read = unsafe { reach.of(rank).read(from, to, bytes) };
-        read.map_err(|error| Fault::Unread {
-            rank,
-            error,
-            ours: job.call,
-        })
+        match lies {
+            // SAFETY: the slot is ready, and the rest passed on.
+            Lies::Slot(from) => unsafe { kernel::copy(from, to, bytes, job.store) },
+            Lies::Segment(from) => {
+                // SAFETY: in the segment; that it is not written meanwhile is asked behind it.
+                unsafe { kernel::copy(from, to, bytes, job.store) };
+                self.still_shown(job, author)?;
+            }
+            // SAFETY: passed on.
+            Lies::Memory(from) => unsafe { self.permits[author.local].read(from, to, bytes) }
+                .map_err(|error| Fault::Unread {
+                    rank: author.rank,
+                    error,
+                    ours: job.call,
+                })?,
+        }
+        Ok(())
     }
 
     /// The same into memory of this rank's from which its device copies on, until the step comes to that slot's turn again.
@@ -154,7 +149,7 @@ impl Engine {
         job: &Job,
         (run, step): (usize, usize),
         turn: Turn,
-        from: (u32, u64),
+        (lies, author): (Lies, Author),
         bytes: usize,
     ) -> Result<*const u8, Fault> {
         let r = &mut self.runs[run];
@@ -162,7 +157,7 @@ impl Engine {
         let aside = r.aside.entry(step).or_insert_with(|| vec![0; all]);
         let to = aside[Slots::new(0, 0).at(turn)..][..bytes].as_mut_ptr();
         // SAFETY: so many bytes of ours; what the device copied from them last was done before the step began again.
-        unsafe { self.fetch(job, from, to, bytes) }?;
+        unsafe { self.fetch(job, lies, author, to, bytes) }?;
         Ok(to)
     }
 }

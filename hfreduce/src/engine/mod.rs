@@ -16,7 +16,6 @@ mod tell;
 pub use blocked::Blocked;
 pub use compile::{Author, Gate, Op, Place, Program, Raise, Source, Step, Target, Term, compile};
 pub use fault::Fault;
-pub use find::Reach;
 pub use job::{Block, Blocks, Job, JobId};
 pub use meter::{Stage, Stages};
 
@@ -30,7 +29,7 @@ use crate::{
 };
 use hfr_transport::{
     Event, Notice, Put, Transport,
-    shm::{Board, Doorbell, Segment},
+    shm::{Board, Doorbell, Permit, Segment},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -72,8 +71,8 @@ pub struct Engine {
     bells: Bells,
     /// Bit of the own local rank in a header's word of given ranks; 0 for local ranks it cannot name.
     me: u64,
-    local: usize,
-    reach: Option<Reach>,
+    /// By local rank: what is needed to read its memory; empty where that may not be.
+    permits: Vec<Permit>,
     transport: Option<Box<dyn Transport>>,
     device: Option<Box<dyn Device>>,
     runs: Vec<Run>,
@@ -119,8 +118,7 @@ impl Engine {
             board,
             bells: Bells::new(bells),
             me: if local < 64 { 1 << local } else { 0 },
-            local,
-            reach: None,
+            permits: Vec::new(),
             transport,
             device: None,
             runs: Vec::new(),
@@ -212,7 +210,7 @@ impl Engine {
     ///
     /// # Safety
     /// The job's pointers must be good for its extent, the output for nobody but the engine, until [`Engine::finished`] says so or the
-    /// engine is never stepped again. Input and output must be equal where they overlap as the plan says, or not overlap.
+    /// engine is never stepped again; other ranks may read the input until then, or until they find that its consent was withdrawn. Input and output must be equal where they overlap as the plan says, or not overlap.
     pub unsafe fn submit(&mut self, run: usize, job: Job) -> JobId {
         let id = run;
         let run = &mut self.runs[run];
@@ -358,7 +356,11 @@ impl Engine {
             self.ring();
             self.send(run, i, job, chunk, base, turn)?;
         } else {
-            self.act(run, i, job, chunk - base, turn)?;
+            if let Err(fault) = self.act(run, i, job, chunk - base, turn) {
+                // Nothing is under way: for reports the step has not begun.
+                self.runs[run].begun[i] -= 1;
+                return Err(fault);
+            }
             self.finish(run, i, turn);
             if job.extent.piece() * job.size > AT_ONCE {
                 self.ring();

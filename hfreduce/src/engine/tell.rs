@@ -33,6 +33,11 @@ impl Bells {
         }
     }
 
+    /// Whether that local rank had not taken back what it shows when what was read before was read.
+    pub fn shows(&self, local: usize) -> bool {
+        self.bells[local].shows()
+    }
+
     /// Rings all that are owed it.
     #[inline]
     pub fn ring(&mut self) {

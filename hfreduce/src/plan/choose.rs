@@ -9,7 +9,7 @@
 //! busy        = max over nodes of max(work of a rank, work of all its ranks / min(ranks, cores))
 //! first       = steps * step' + hops * hop + max(busy, fixed part of busy + z * (moved on the path + hops * wire))
 //! time        = first + (k - 1) * busy
-//! window      = first / busy, within 2 ..= 8 (4 ..= 8 for few small slots of ranks that share cores)
+//! window      = first / busy, within 2 ..= 8 (from up to 4 on for few small slots of ranks that share cores)
 //! ```
 //!
 //! Where ranks share cores, or are alone on their nodes, all that is read and written counts; where several have a core each, what crosses

@@ -54,12 +54,11 @@ impl Plan {
     /// never copied but by them. 3 steps.
     pub fn all_gather_single_copy(shape: &Shape) -> Plan {
         let mut plan = Plan::new("single_copy", shape, Collective::AllGather);
-        for rank in 0..shape.ranks() {
-            let shown = plan.take(rank, Piece { block: 0, part: 0 });
-            let block = rank as u32;
-            let all = (0..shape.ranks()).map(|to| (to, shown, Piece { block, part: 0 }));
-            plan.show(rank, &all.collect::<Vec<_>>());
-        }
+        let takes = 0..shape.ranks();
+        let shown: Vec<_> = takes
+            .map(|rank| plan.take(rank, Piece { block: 0, part: 0 }))
+            .collect();
+        plan.show(|from, _| shown[from]);
         plan
     }
 

@@ -28,15 +28,11 @@ impl Plan {
     pub fn all_to_all_single_copy(shape: &Shape, collective: Collective) -> Plan {
         let mut plan = Plan::new("single_copy", shape, collective);
         let ranks = shape.ranks();
+        let mut shown = Vec::new();
         for from in 0..ranks {
-            let block = from as u32;
-            let mut all = Vec::new();
-            for to in (0..ranks).map(|i| (from + i) % ranks) {
-                let here = plan.share(from, to as u32, to);
-                all.push((to, here, Piece { block, part: 0 }));
-            }
-            plan.show(from, &all);
+            shown.extend((0..ranks).map(|to| plan.share(from, to as u32, to)));
         }
+        plan.show(|from, to| shown[from * ranks + to]);
         plan
     }
 
@@ -75,16 +71,26 @@ impl Plan {
         self.send(taken, to)
     }
 
-    /// Ranks of the node are each given a cell that `from` took, itself last, and `from` is not done before all have it.
-    pub(super) fn show(&mut self, from: usize, all: &[(usize, CellId, Piece)]) {
-        let mut told = Vec::new();
-        for &(to, cell, piece) in all.iter().filter(|(to, ..)| *to != from) {
-            told.push(self.give_and_tell(to, cell, piece));
+    /// In a group of one node, every rank is given block `from` of what `cell(from, to)` holds, and `from` is not done before all have it. Each begins
+    /// with itself and goes on with the ranks behind, so that not all read of one.
+    pub(super) fn show(&mut self, cell: impl Fn(usize, usize) -> CellId) {
+        let ranks = self.shape.ranks();
+        let mut told = vec![Vec::new(); ranks];
+        for distance in 0..ranks {
+            for to in 0..ranks {
+                let from = (to + distance) % ranks;
+                let block = from as u32;
+                let piece = Piece { block, part: 0 };
+                if from == to {
+                    self.give(to, cell(from, to), piece);
+                } else {
+                    told[from].push(self.give_and_tell(to, cell(from, to), piece));
+                }
+            }
         }
-        for &(to, cell, piece) in all.iter().filter(|(to, ..)| *to == from) {
-            self.give(to, cell, piece);
+        for (from, told) in told.into_iter().enumerate() {
+            self.wait(from, told);
         }
-        self.wait(from, told);
     }
 
     /// `to` is given `cell`, and `from` is not done before it knows.

@@ -9,7 +9,7 @@ use crate::{
     call::Call,
     device::Sides,
     dtype::DType,
-    engine::{Engine, Fault, Job, JobId, Place, Reach, compile},
+    engine::{Engine, Fault, Job, JobId, Place, compile},
     kernel::{Kernel, Store, Variant},
     layout::{Extent, Layout},
     op::ReduceOp,
@@ -214,8 +214,8 @@ impl<'a> Simulation<'a> {
         let consents: Vec<_> = (0..readable)
             .map(|_| Consent::give().expect("random numbers"))
             .collect();
-        if let Some(rank) = scenario.withdrawn {
-            consents[rank].withdraw();
+        if let Some(consent) = scenario.withdrawn.and_then(|rank| consents.get(rank)) {
+            consent.withdraw();
         }
         let ranks = wires
             .into_iter()
@@ -224,9 +224,12 @@ impl<'a> Simulation<'a> {
                 let node = shape.node_of(rank);
                 let segment = of_rank(rank);
                 let board = Board::new(segment.clone(), bells(node), layout.counters(node).max(1));
-                let bells = (0..shape.on(node))
+                let bells: Vec<_> = (0..shape.on(node))
                     .map(|l| Doorbell::new(segment.clone(), l * DOORBELL_BYTES, None))
                     .collect();
+                if scenario.withdrawn == Some(rank) {
+                    bells[shape.local(rank)].withdraw();
+                }
                 let program = compile(checked, &layout, &place, rank, scenario.gathers);
                 let peers: Vec<_> = program
                     .peers
@@ -250,10 +253,7 @@ impl<'a> Simulation<'a> {
                 }
                 if scenario.reach {
                     let of_node = shape.ranks_of(node);
-                    engine.reach(Reach {
-                        permits: of_node.map(|r| consents[r].permit()).collect(),
-                        first: shape.first(node) as u32,
-                    });
+                    engine.reach(of_node.map(|r| consents[r].permit()).collect());
                 }
                 engine.install(program, &layout, scenario.window);
                 let local = shape.local(rank);

@@ -83,7 +83,7 @@ impl Report {
             let mut file = File::create(path).with_context(named)?;
             let header = json!({
                 "program": "hfr bench", "version": env!("CARGO_PKG_VERSION"), "ranks": group.size(), "nodes": group.nodes(),
-                "transport": group.transport(), "kernel": format!("{:?}", Variant::best()).to_lowercase(),
+                "transport": group.transport(), "simd": Variant::best().name(),
                 "warmup_iters": args.warmup_iters, "iters": args.iters, "registered": args.registered == 1, "devices": notes,
                 "single_copy": group.single_copy(), "device": args.device.name(), "gpus": gpus, "start_up_ms": start_up,
             });
@@ -98,12 +98,12 @@ impl Report {
     fn header(&self, args: &Args, job: &Job, notes: &[String]) {
         let group = job.group();
         self.say(&format!(
-            "# hfr bench version {} device={} transport={} single_copy={} kernel={}",
+            "# hfr bench version {} device={} transport={} single_copy={} simd={}",
             env!("CARGO_PKG_VERSION"),
             args.device.name(),
             group.transport(),
             if group.single_copy() { "on" } else { "off" },
-            format!("{:?}", Variant::best()).to_lowercase()
+            Variant::best().name()
         ));
         let sizes = match (args.tensors, args.step) {
             (Some(t), _) => format!("tensors {} of {} bytes", t.number, t.bytes),

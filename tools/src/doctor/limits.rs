@@ -108,10 +108,13 @@ fn single_copy(root: &Root) -> Check {
     let scope = root.text("proc/sys/kernel/yama/ptrace_scope");
     let scope: u32 = scope.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let said = match scope {
-        0 => "ranks of a user may read each other's memory".to_owned(),
+        0 => {
+            "ranks of a user may read each other's memory, unless a container's seccomp forbids it"
+                .to_owned()
+        }
         scope => format!(
-            "kernel.yama.ptrace_scope is {scope}: ranks do not read each other's memory, and all_gather, all_to_all and broadcast within a host \
-             copy twice"
+            "kernel.yama.ptrace_scope is {scope}: without CAP_SYS_PTRACE ranks do not read each other's memory, and all_gather, all_to_all and broadcast within a host \
+             copy twice; `hfr bench` says what is so"
         ),
     };
     Check::ok(what, said).figure("ptrace_scope_count", f64::from(scope))

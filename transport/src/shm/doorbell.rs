@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// Bytes that one doorbell takes in the segment: a cache line of its own, or its sleeper's word would be pulled from core to
@@ -59,6 +59,26 @@ impl Doorbell {
         // SAFETY: aligned and inside the segment, as checked in `new`; the segment lives as long as `self`; all who touch these
         // bytes do so through this function.
         unsafe { AtomicU32::from_ptr(self.segment.at(self.offset, DOORBELL_BYTES).cast()) }
+    }
+
+    /// Whether the owner has taken back what it shows others, in the same line.
+    fn taken_back(&self) -> &AtomicU32 {
+        let at = self.segment.at(self.offset, DOORBELL_BYTES);
+        // SAFETY: as above, four bytes further.
+        unsafe { AtomicU32::from_ptr(at.cast::<u32>().add(1)) }
+    }
+
+    /// The owner says that its buffers go back to their user, for good: what others read of them from now on, they must not use.
+    pub fn withdraw(&self) {
+        self.taken_back().store(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether the owner had not said so when what was read before was read.
+    #[inline]
+    pub fn shows(&self) -> bool {
+        fence(Ordering::Acquire);
+        self.taken_back().load(Ordering::Relaxed) == 0
     }
 
     /// Wakes the owner if it sleeps, to be called after whatever it waits for was published (with `Release` at least). Costs a
