@@ -153,8 +153,14 @@ static void killed(Rank* self) {
   ncclResult_t error = ncclSuccess;
   works(self->comm, RANKS);
   behind_all(self, 1);
-  if (self->rank == 1) raise(SIGKILL);
-  OK(ncclAllReduce(place.at, place.at, COUNT, ncclFloat32, ncclSum, self->comm, place.stream));
+  if (self->rank == 1) {
+    rest(200);
+    raise(SIGKILL);
+  }
+  /* Without waits of the device's own the call itself waits, so that rank 1 cannot wait for it; its end may be known already. */
+  error = ncclAllReduce(place.at, place.at, COUNT, ncclFloat32, ncclSum, self->comm, place.stream);
+  CHECK(error == ncclSuccess || error == ncclRemoteError, "%d: %s", error, ncclGetLastError(self->comm));
+  error = ncclSuccess;
   CUDA(cuMemsetD32Async((CUdeviceptr)(uintptr_t)place.at, 0x40000000, COUNT, place.stream)); /* 2.0f */
   ends_are(place, 2);
   while (error == ncclSuccess) {

@@ -52,7 +52,7 @@ fn what_nccl_tests_do_is_right() {
         return;
     };
     passes(&program, &[], &[]);
-    // Without waits of the device's own, streams wait in host functions; and other orders of events.
+    // Without waits of the device's own, the host waits; and other orders of events.
     passes(
         &program,
         &["shapes"],
