@@ -64,7 +64,7 @@ fn stages(criterion: &mut Criterion) {
         group.bench_function(format!("chain of {stages} stages"), |bencher| {
             bencher.iter(|| {
                 // SAFETY: a barrier touches no user memory.
-                let id = unsafe { engine.submit(run, job.clone()) };
+                let id = unsafe { engine.submit(run, &job) };
                 while !engine.finished(id) {
                     engine.step().expect("nothing can fail here");
                 }

@@ -72,6 +72,19 @@ impl Turn {
             odd: chunk / slots % 2 == 1,
         }
     }
+
+    /// The turn of the next chunk.
+    #[inline]
+    pub fn next(self, slots: u64, slot_bytes: usize) -> Turn {
+        let offset = self.offset + slot_bytes;
+        if offset < slots as usize * slot_bytes {
+            return Turn { offset, ..self };
+        }
+        Turn {
+            offset: 0,
+            odd: !self.odd,
+        }
+    }
 }
 
 /// Where one plan's cells lie. The same on every rank; offsets are relative to what the plan was given on each node.
@@ -267,5 +280,21 @@ impl Extent {
         let start = (chunk as usize * self.parts + part as usize) * self.piece;
         let start = start.min(len);
         (start, self.piece.min(len - start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_follow_each_other() {
+        for slots in 1..6 {
+            let mut turn = Turn::of(0, slots, 192);
+            for chunk in 1..40 {
+                turn = turn.next(slots, 192);
+                assert_eq!(turn, Turn::of(chunk, slots, 192), "chunk {chunk}");
+            }
+        }
     }
 }

@@ -131,3 +131,88 @@ fn plans_come_and_go_when_their_memory_is_small() {
         );
     }
 }
+
+/// A call that is like the one before it takes a shorter way: one that differs in any one thing must not.
+#[test]
+fn calls_in_a_row_may_differ_in_any_one_thing() {
+    for nodes in [&[1][..], &[3], &[2, 1]] {
+        ranks(
+            nodes,
+            Wire::Local,
+            |_| (),
+            |comm| {
+                let (me, n) = (comm.rank(), comm.size());
+                let (whole, part) = (n as i64 * (n as i64 + 1) / 2, me as i64 + 1);
+                // Every line is made twice in a row, with memory of its own.
+                let twice = |call: &dyn Fn()| {
+                    call();
+                    call();
+                };
+                let reduced = |count: usize, op, want: i64| {
+                    let mut buffer = vec![part; count];
+                    comm.all_reduce(&mut buffer, op).expect("all_reduce");
+                    assert!(buffer == vec![want; count], "{op:?} of {count}");
+                };
+                twice(&|| reduced(5, ReduceOp::Sum, whole));
+                twice(&|| reduced(6, ReduceOp::Sum, whole));
+                twice(&|| reduced(6, ReduceOp::Max, n as i64));
+                twice(&|| reduced(6, ReduceOp::PremulSum(2.0), 2 * whole));
+                twice(&|| reduced(6, ReduceOp::PremulSum(3.0), 3 * whole));
+                for factor in [0.0f64, -0.0] {
+                    let mut buffer = [1.0f32; 6];
+                    comm.all_reduce(&mut buffer, ReduceOp::PremulSum(factor))
+                        .expect("all_reduce");
+                    assert_eq!(
+                        buffer.map(f32::is_sign_negative),
+                        [factor.is_sign_negative(); 6]
+                    );
+                }
+                twice(&|| reduced(6, ReduceOp::Sum, whole));
+                // Elements of the same length, whose sum is another one.
+                twice(&|| {
+                    let mut buffer = [part as f64 + 0.5; 6];
+                    comm.all_reduce(&mut buffer, ReduceOp::Sum)
+                        .expect("all_reduce");
+                    assert_eq!(buffer, [whole as f64 + 0.5 * n as f64; 6]);
+                });
+                // Another output: the input stays.
+                twice(&|| {
+                    let (mine, mut sums) = ([part as f64 + 0.5; 6], [0.0; 6]);
+                    comm.all_reduce_into(&mine, &mut sums, ReduceOp::Sum)
+                        .expect("all_reduce_into");
+                    assert_eq!(mine, [part as f64 + 0.5; 6]);
+                    assert_eq!(sums, [whole as f64 + 0.5 * n as f64; 6]);
+                });
+                for root in 0..n {
+                    twice(&|| {
+                        let mut buffer = [part; 6];
+                        comm.broadcast(&mut buffer, root).expect("broadcast");
+                        assert_eq!(buffer, [root as i64 + 1; 6]);
+                    });
+                }
+                // Shares of the same length as this rank's, and of others.
+                for longer in [0, 1, 0] {
+                    let counts: Vec<usize> = (0..n).map(|r| 6 + longer * r).collect();
+                    let want: Vec<i64> =
+                        (0..n).flat_map(|r| vec![r as i64 + 1; counts[r]]).collect();
+                    twice(&|| {
+                        let mut all = vec![0; want.len()];
+                        comm.all_gather_v(&vec![part; counts[me]], &mut all, &counts)
+                            .expect("all_gather_v");
+                        assert_eq!(all, want);
+                    });
+                    twice(&|| {
+                        let mut all = vec![0; 6 * n];
+                        comm.all_gather(&[part; 6], &mut all).expect("all_gather");
+                        assert!((0..n).all(|r| all[6 * r..][..6] == [r as i64 + 1; 6]));
+                    });
+                }
+                // What is refused is refused behind its like, and nothing has started.
+                twice(&|| reduced(6, ReduceOp::BOr, (0..n as i64).fold(0, |s, r| s | (r + 1))));
+                let mut buffer = [0.0f64; 6];
+                assert!(comm.all_reduce(&mut buffer, ReduceOp::BOr).is_err());
+                twice(&|| reduced(6, ReduceOp::BOr, (0..n as i64).fold(0, |s, r| s | (r + 1))));
+            },
+        );
+    }
+}

@@ -5,19 +5,18 @@
 mod device;
 mod install;
 mod ready;
+mod submit;
 mod wait;
 
-use self::{install::Candidate, ready::Ready};
+use self::{install::Candidate, submit::Recipe};
 use super::shared::Shared;
 use crate::{
     call::Call,
     config::Config,
-    device::{Firsts, OnDevice, Sides},
+    device::Firsts,
     dtype::DType,
-    engine::{Blocks, Engine, Fault, Job, JobId},
+    engine::{Blocks, Engine, Fault, JobId},
     error::{Error, Kind},
-    kernel::Store,
-    layout::Extent,
     op::ReduceOp,
     plan::{Choice, Collective, Model, Shape},
     stall::{left, mismatch},
@@ -100,6 +99,8 @@ pub struct Core {
     // Both are asked in every call, by keys that no stranger chooses.
     families: FxHashMap<Collective, Vec<Candidate>>,
     choices: FxHashMap<(Collective, usize), Choice>,
+    /// What the last call became.
+    last: Option<Recipe>,
     /// By node: slots and counters handed out so far.
     used: (Vec<usize>, Vec<usize>),
     installs: u64,
@@ -125,14 +126,6 @@ pub struct Running {
     pub call: Call,
 }
 
-/// Calls of at least this many bytes write results past the caches: nobody reads them while they are still there. Not where an input is
-/// reduced in place: its lines are in a cache when the result comes, and streaming over them took 20 % more time. Nor in a broadcast, whose
-/// receivers do little else than write: streaming took twice as long.
-const STREAM_FROM: usize = 8 << 20;
-/// Pieces of fewer bytes are copied into slots even where others could read them where they lie: a call of the system takes longer.
-const SHOWN_FROM: usize = 4 << 10;
-/// And so are shares of fewer bytes where slots would do without hearing back.
-const SHOWN_SHARE: usize = 32 << 10;
 /// The first check after a stall, doubled from then on.
 const FIRST_CHECK: Duration = Duration::from_millis(100);
 /// What no doorbell tells (the end of a copy, a stream that comes to a gate) is looked for this often.
@@ -144,9 +137,9 @@ const VERDICT: Duration = Duration::from_millis(2500);
 const WORD: Duration = Duration::from_millis(400);
 
 /// A panic hands buffers back to their owners while the engine still holds their addresses: it must never be stepped again.
-pub struct EndsOnPanic(pub Arc<Shared>);
+pub struct EndsOnPanic<'a>(pub &'a Shared);
 
-impl Drop for EndsOnPanic {
+impl Drop for EndsOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let error = Error::new(
@@ -196,6 +189,7 @@ impl Core {
             algorithm: config.algorithm.clone(),
             families: FxHashMap::default(),
             choices: FxHashMap::default(),
+            last: None,
             used: (vec![0; nodes], vec![0; nodes]),
             installs: 0,
             sequence: 0,
@@ -221,114 +215,6 @@ impl Core {
         error.at(self.rank, self.node)
     }
 
-    /// Starts a call. Installing its plan, where that is new, waits for all ranks.
-    ///
-    /// # Safety
-    /// As [`Engine::submit`].
-    pub unsafe fn submit(
-        &mut self,
-        raw: &RawCall,
-        device: Option<&OnDevice>,
-    ) -> Result<Running, Error> {
-        if self.shared.poisoned()
-            && let Some(error) = self.shared.verdict()
-        {
-            return Err(error);
-        }
-        let mut ready = self.prepare_call(raw)?;
-        if raw.collective == Collective::AllToAllV {
-            ready.count = self.agree_on_counts(raw)?;
-        }
-        self.sequence += 1;
-        let call = ready.call(raw, self.sequence);
-        self.shared.history.begin(&call);
-        match self.submit_as(raw, device, call, ready) {
-            Ok(job) => Ok(Running { job, call }),
-            Err(error) => {
-                self.shared.history.end(&call, false);
-                Err(error)
-            }
-        }
-    }
-
-    fn submit_as(
-        &mut self,
-        raw: &RawCall,
-        device: Option<&OnDevice>,
-        call: Call,
-        ready: Ready,
-    ) -> Result<JobId, Error> {
-        let size = raw.dtype.size();
-        let shares = raw.collective.shares(self.shape.ranks());
-        let bytes = ready.count * size * shares.map_or(1, |(input, output)| input.max(output));
-        let choice = self.choice(raw.collective, bytes)?;
-        let run = self.installed(raw.collective, choice.plan, &call)?;
-        let sides = device.map_or(Sides::default(), |d| d.sides);
-        if let Some(device) = device {
-            if sides.any() {
-                // The others go on with the call: this rank's trouble with its device is everyone's.
-                let end = self.families[&raw.collective][choice.plan].end;
-                let attached = self.attach(device.context, end);
-                attached
-                    .map_err(|e| self.here(e))
-                    .map_err(|e| self.fail(e))?;
-            }
-            device.met();
-        }
-        let candidate = &self.families[&raw.collective][choice.plan];
-        let behind = (raw.output as usize).wrapping_sub(raw.input as usize);
-        let one_buffer =
-            ready.kernel.is_some() || matches!(raw.collective, Collective::Broadcast { .. });
-        let in_place = one_buffer && behind < bytes;
-        let job = Job {
-            call,
-            input: raw.input,
-            output: raw.output,
-            blocks: ready.blocks,
-            sides,
-            extent: Extent::new(
-                candidate.checked.plan(),
-                ready.count,
-                size,
-                choice.piece.min(candidate.piece),
-            ),
-            size,
-            kernel: ready.kernel,
-            store: if bytes >= STREAM_FROM && !in_place {
-                Store::Streaming
-            } else {
-                Store::Cached
-            },
-            shown_from: if self.shows(raw.collective, bytes) {
-                SHOWN_FROM
-            } else {
-                usize::MAX
-            },
-        };
-        // SAFETY: the caller of `submit` promises the memory.
-        Ok(unsafe { self.engine.submit(run, job) })
-    }
-
-    /// Whether ranks of a node read each other's memory in a call of so many bytes of the larger buffer. It takes the kernel some time per page and
-    /// per call, so it is for buffers that stay in the caches, and hardly for ranks that share cores. Where one rank alone has something to show,
-    /// large buffers move faster through slots: one core reads from memory while another writes. The bounds were measured (docs/performance.md).
-    fn shows(&self, collective: Collective, bytes: usize) -> bool {
-        let shared = self.model.shares_cores(&self.shape);
-        let bytes = bytes.next_power_of_two();
-        let share = bytes / self.shape.ranks();
-        let most = match collective {
-            Collective::AllReduce | Collective::ReduceScatter | Collective::Barrier => 0,
-            Collective::AllToAll | Collective::AllToAllV if share < SHOWN_SHARE => 0,
-            Collective::AllToAll | Collective::AllToAllV if shared => 4 << 20,
-            Collective::AllGather if share < SHOWN_SHARE => 0,
-            _ if shared => 0,
-            Collective::AllToAll | Collective::AllToAllV | Collective::AllGather => 16 << 20,
-            Collective::Reduce { .. } => 256 << 10,
-            _ => 1 << 20,
-        };
-        self.reaches && bytes <= most
-    }
-
     /// Whether the call is done on this rank.
     pub fn finished(&self, running: &Running) -> bool {
         self.engine.finished(running.job)
@@ -340,13 +226,12 @@ impl Core {
     }
 
     /// Runs everything that was submitted.
-    pub fn drain(&mut self) -> Result<(), Error> {
+    fn drain(&mut self) -> Result<(), Error> {
         self.run(|core| !core.engine.busy())
     }
 
     /// Runs the engine until `done`; the other ranks' ends come, or the error that all ranks return.
     pub fn run(&mut self, done: impl Fn(&Core) -> bool) -> Result<(), Error> {
-        let _ends = EndsOnPanic(self.shared.clone());
         let mut idle: Option<(Instant, Duration)> = None;
         loop {
             if self.shared.poisoned() {

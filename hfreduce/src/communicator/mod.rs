@@ -31,7 +31,7 @@ pub use self::{
 
 use self::{
     channel::Channels,
-    core::{Core, Group},
+    core::{Core, EndsOnPanic, Group},
     fork::Generation,
     meeting::{Meeting, Server},
     memory::Heap,
@@ -253,6 +253,8 @@ impl Communicator {
     /// As [`Communicator::run`].
     unsafe fn run_quietly(&self, call: &RawCall, device: Option<&OnDevice>) -> Result<(), Error> {
         let mut core = self.lock();
+        // Behind the lock, so that in a panic nobody steps the engine in between.
+        let _ends = EndsOnPanic(&self.shared);
         // SAFETY: the caller's promise, until this returns: then the call has ended, or the engine never runs again.
         let running = unsafe { core.submit(call, device) }?;
         let result = core.run(|core| core.finished(&running));

@@ -295,7 +295,8 @@ fn turn(
 ) -> Vec<(Order, Result<(), Error>)> {
     let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
     // Behind the lock, so that in a panic nobody steps the engine in between.
-    let _ends = EndsOnPanic(core.shared.clone());
+    let shared = core.shared.clone();
+    let _ends = EndsOnPanic(&shared);
     let mut ended = Vec::new();
     while let Some(next) = waiting.front() {
         let started = match next.is_ready() {

@@ -40,8 +40,8 @@ pub(super) fn stamp(segment: &Segment, at: usize) -> &AtomicU64 {
 impl Engine {
     /// Calls often come in rows: has the lines brought to this core that the next call on this plan, if it is small, writes first. Other
     /// ranks have read them long ago; without this the next call waits for them.
-    pub(super) fn expect(&self, run: usize) {
-        let r = &self.runs[run];
+    pub(super) fn expect(&mut self, run: usize) {
+        let r = &mut self.runs[run];
         let turn = r.turn(r.end);
         let bytes = EXPECTED.min(r.slot_bytes);
         let taken = r.steps.iter().filter_map(|step| match step.op {
@@ -256,15 +256,10 @@ impl Engine {
         chunk: u64,
         turn: Turn,
     ) -> Result<(), Fault> {
-        let mut sources = std::mem::take(&mut self.terms);
-        let mut targets = std::mem::take(&mut self.targets);
-        let mut fetched = std::mem::take(&mut self.fetched);
-        sources.clear();
-        targets.clear();
-        let (s, t, f) = (&mut sources, &mut targets, &mut fetched);
-        let sum = self.gather(run, i, job, chunk, turn, s, t, f);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let sum = self.gather(run, i, job, chunk, turn, &mut scratch);
         let done = sum.and_then(|sum| {
-            add(job, &sources, &targets, &sum);
+            add(job, &scratch.sources, &scratch.targets, &sum);
             self.write_header(sum.at, sum.header);
             if sum.shown {
                 self.terms_still_shown(run, i, job)
@@ -272,9 +267,7 @@ impl Engine {
                 Ok(())
             }
         });
-        self.terms = sources;
-        self.targets = targets;
-        self.fetched = fetched;
+        self.scratch = scratch;
         done
     }
 
@@ -291,7 +284,6 @@ impl Engine {
 
     /// Resolves a reduction's terms and targets to addresses; all headers are compared here, before any byte is read. What other ranks show in
     /// their own memory is fetched.
-    #[allow(clippy::too_many_arguments, reason = "one caller, just above")]
     fn gather(
         &self,
         run: usize,
@@ -299,9 +291,7 @@ impl Engine {
         job: &Job,
         chunk: u64,
         turn: Turn,
-        sources: &mut Vec<*const u8>,
-        targets: &mut Vec<*mut u8>,
-        fetched: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Result<Addition, Fault> {
         let Op::Reduce {
             terms,
@@ -319,14 +309,22 @@ impl Engine {
         let count = job.input(*part, chunk).1;
         let bytes = count * job.size;
         let mut shown = false;
-        // By term: where its rank wants the result, and the slot it came in.
-        let mut from = [(0u64, std::ptr::null_mut()); 64];
+        let Scratch {
+            sources,
+            targets,
+            slots,
+            fetched,
+        } = scratch;
+        sources.clear();
+        targets.clear();
+        slots.clear();
         for (t, term) in terms.iter().enumerate() {
-            match *term {
+            let mut came = (0, std::ptr::null_mut());
+            sources.push(match *term {
                 Term::Own(_, slot) if job.sides.input => {
-                    sources.push(self.segment.at(slot.at(turn) + HEADER, bytes));
+                    self.segment.at(slot.at(turn) + HEADER, bytes)
                 }
-                Term::Own(piece, _) => sources.push(job.input(piece, chunk).0),
+                Term::Own(piece, _) => job.input(piece, chunk).0,
                 Term::Slot(slot, author) => {
                     let at = slot.at(turn);
                     let header = self.read_header(at, job, author)?;
@@ -348,15 +346,14 @@ impl Engine {
                             to.cast_const()
                         }
                     };
-                    sources.push(source);
-                    if let Some(from) = from.get_mut(t) {
-                        from.0 = header.output;
-                        if header.data == 0 {
-                            from.1 = source.cast_mut();
-                        }
+                    came.0 = header.output;
+                    if header.data == 0 {
+                        came.1 = source.cast_mut();
                     }
+                    source
                 }
-            }
+            });
+            slots.push(came);
         }
         let at = to.at(turn);
         let mut header = Header {
@@ -375,7 +372,7 @@ impl Engine {
                     near += usize::from(*sent);
                     header.given |= self.me;
                 }
-                Target::Of { term, bit, back } => match from.get(term) {
+                Target::Of { term, bit, back } => match slots.get(term) {
                     Some(&(output, _)) if output != 0 => {
                         targets.push(self.segment.at(output as usize - 1, bytes));
                         header.given |= bit;
@@ -403,6 +400,17 @@ impl Engine {
             shown,
         })
     }
+}
+
+/// A reduction's addresses, and what they were found by. Kept from step to step, so that nothing allocates.
+#[derive(Default)]
+pub(super) struct Scratch {
+    sources: Vec<*const u8>,
+    targets: Vec<*mut u8>,
+    /// By term: where its rank wants the result, and the slot it came in.
+    slots: Vec<(u64, *mut u8)>,
+    /// Terms that were fetched from other ranks' memory.
+    fetched: Vec<u8>,
 }
 
 /// A reduction of one chunk, but for its sources and targets.

@@ -50,7 +50,7 @@ impl Engine {
             (ticket >> 32) as usize,
             (ticket & u64::from(u32::MAX)) as usize,
         );
-        let r = &self.runs[run];
+        let r = &mut self.runs[run];
         let turn = r.turn(r.done[step]);
         self.finish(run, step, turn);
     }

@@ -52,6 +52,8 @@ struct Run {
     window: u64,
     slots: u64,
     slot_bytes: usize,
+    /// The chunk whose turn was asked for last, and its turn: the next one is most often the same, or the next, and others take a division.
+    last: (u64, Turn),
     jobs: VecDeque<(u64, Job)>,
     /// By step that gives to a device what others show: memory of this rank's to copy on from, one slot after the other.
     aside: BTreeMap<usize, Vec<u8>>,
@@ -59,8 +61,15 @@ struct Run {
 
 impl Run {
     #[inline]
-    fn turn(&self, chunk: u64) -> Turn {
-        Turn::of(chunk, self.slots, self.slot_bytes)
+    fn turn(&mut self, chunk: u64) -> Turn {
+        let (last, turn) = self.last;
+        let turn = match chunk.wrapping_sub(last) {
+            0 => return turn,
+            1 => turn.next(self.slots, self.slot_bytes),
+            _ => Turn::of(chunk, self.slots, self.slot_bytes),
+        };
+        self.last = (chunk, turn);
+        turn
     }
 }
 
@@ -83,15 +92,12 @@ pub struct Engine {
     arrivals: Vec<Option<Raise>>,
     events: Vec<Event>,
     copied: Vec<u64>,
-    terms: Vec<*const u8>,
-    targets: Vec<*mut u8>,
-    /// Terms that were fetched from other ranks' memory.
-    fetched: Vec<u8>,
+    scratch: act::Scratch,
     budget: usize,
     meter: Option<Box<Meter>>,
 }
 
-// SAFETY: the raw pointers in `terms` and `targets` are scratch space that is empty between steps.
+// SAFETY: the raw pointers in `scratch` mean nothing between steps.
 unsafe impl Send for Engine {}
 
 /// Chunk bits of a notice; the rest is the number of the counter. Only a check: notices of one counter arrive in order.
@@ -127,9 +133,7 @@ impl Engine {
             arrivals: Vec::new(),
             events: Vec::with_capacity(64),
             copied: Vec::with_capacity(64),
-            terms: Vec::with_capacity(64),
-            targets: Vec::with_capacity(64),
-            fetched: Vec::new(),
+            scratch: act::Scratch::default(),
             budget: usize::MAX,
             meter: None,
         }
@@ -191,6 +195,7 @@ impl Engine {
             window: window as u64,
             slots: layout.slots(),
             slot_bytes: layout.slot_bytes(),
+            last: (0, Turn::of(0, layout.slots(), layout.slot_bytes())),
             jobs: VecDeque::with_capacity(64),
             aside: BTreeMap::new(),
             steps: program.steps,
@@ -211,12 +216,12 @@ impl Engine {
     /// # Safety
     /// The job's pointers must be good for its extent, the output for nobody but the engine, until [`Engine::finished`] says so or the
     /// engine is never stepped again; other ranks may read the input until then, or until they find that its consent was withdrawn. Input and output must be equal where they overlap as the plan says, or not overlap.
-    pub unsafe fn submit(&mut self, run: usize, job: Job) -> JobId {
+    pub unsafe fn submit(&mut self, run: usize, job: &Job) -> JobId {
         let id = run;
         let run = &mut self.runs[run];
         let base = run.end;
         run.end += job.extent.chunks();
-        run.jobs.push_back((base, job));
+        run.jobs.push_back((base, job.clone()));
         if run.steps.is_empty() {
             run.floor = run.end;
         }
@@ -266,16 +271,13 @@ impl Engine {
             let run = self.active[i];
             moved |= self.pass(run, &mut acts)?;
             let r = &mut self.runs[run];
+            let ended = |(base, job): &(u64, Job)| base + job.extent.chunks() <= r.floor;
+            let done = r.jobs.iter().take_while(|job| ended(job)).count();
             let mut small = false;
-            while r
-                .jobs
-                .front()
-                .is_some_and(|(base, job)| base + job.extent.chunks() <= r.floor)
-            {
-                small = r
-                    .jobs
-                    .pop_front()
-                    .is_some_and(|(_, job)| job.extent.chunks() == 1);
+            if done > 0 {
+                small = r.jobs[done - 1].1.extent.chunks() == 1;
+                // Dropped where they are.
+                r.jobs.drain(..done);
                 moved = true;
             }
             if r.jobs.is_empty() {
@@ -292,6 +294,19 @@ impl Engine {
 
     /// One chunk of every step that can do one.
     fn pass(&mut self, run: usize, acts: &mut usize) -> Result<bool, Fault> {
+        // Taken out while they are read: a step touches no job.
+        let jobs = std::mem::take(&mut self.runs[run].jobs);
+        let moved = self.pass_over(run, &jobs, acts);
+        self.runs[run].jobs = jobs;
+        moved
+    }
+
+    fn pass_over(
+        &mut self,
+        run: usize,
+        jobs: &VecDeque<(u64, Job)>,
+        acts: &mut usize,
+    ) -> Result<bool, Fault> {
         let mut moved = false;
         for i in 0..self.runs[run].steps.len() {
             if *acts == 0 {
@@ -306,7 +321,11 @@ impl Engine {
             if !open(&self.segment, &self.board, &mut r.steps[i], chunk, turn) {
                 continue;
             }
-            if self.begin(run, i, chunk, turn)? {
+            let (base, job) = jobs
+                .iter()
+                .find(|(base, job)| chunk < base + job.extent.chunks())
+                .expect("every chunk below `end` has a job");
+            if self.begin(run, i, (chunk, turn), *base, job)? {
                 *acts -= 1;
                 moved = true;
             }
@@ -315,19 +334,7 @@ impl Engine {
     }
 
     /// Begins one step of one chunk; all but puts and the device's copies are done at once. `false`: it must wait for what the step began before.
-    fn begin(&mut self, run: usize, i: usize, chunk: u64, turn: Turn) -> Result<bool, Fault> {
-        // Taken out while they are read: a step touches no job.
-        let jobs = std::mem::take(&mut self.runs[run].jobs);
-        let (base, job) = jobs
-            .iter()
-            .find(|(base, job)| chunk < base + job.extent.chunks())
-            .expect("every chunk below `end` has a job");
-        let begun = self.begin_for(run, i, (chunk, turn), *base, job);
-        self.runs[run].jobs = jobs;
-        begun
-    }
-
-    fn begin_for(
+    fn begin(
         &mut self,
         run: usize,
         i: usize,

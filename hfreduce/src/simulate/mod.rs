@@ -367,7 +367,7 @@ impl<'a> Simulation<'a> {
             shown_from: 1,
         };
         // SAFETY: the memory lives as long as the simulation and is left alone until the job is done.
-        r.job = Some(unsafe { r.engine.submit(0, job) });
+        r.job = Some(unsafe { r.engine.submit(0, &job) });
     }
 
     /// Where a rank's input and output of a call of `count` begin.

@@ -70,6 +70,7 @@ pub const UNSAFE: &[&str] = &[
     "hfreduce/src/communicator/calls.rs",
     "hfreduce/src/communicator/channel.rs",
     "hfreduce/src/communicator/core.rs",
+    "hfreduce/src/communicator/core/submit.rs",
     "hfreduce/src/communicator/core/install.rs",
     "hfreduce/src/communicator/core/ready.rs",
     "hfreduce/src/communicator/enqueue.rs",

@@ -145,6 +145,7 @@ impl Core {
     /// Makes room: forgets every plan and zeroes the counters. All ranks do it at the same call, with nothing running.
     fn evict(&mut self) -> Result<(), Error> {
         self.engine.uninstall(0, 0);
+        self.last = None;
         // What was pinned stays so; but plans are new.
         self.firsts.forget();
         for candidate in self.families.values_mut().flatten() {
