@@ -105,8 +105,8 @@ impl std::fmt::Display for Call {
 pub struct Header {
     /// The call the bytes belong to.
     pub call: Call,
-    /// Where the bytes lie: 0 in this slot; 1 + their offset in the segment; with the bit [`Header::SHOWN`] at that address of the memory of the rank
-    /// that wrote the slot.
+    /// Where the bytes lie: 0 in this slot, behind the header; [`Header::WITHIN`] in the header; 1 + their offset in the segment; with the bit
+    /// [`Header::SHOWN`] at that address of the memory of the rank that wrote the slot.
     pub data: u64,
     /// Where the rank that took this piece wants the result: 0 nowhere in the segment, otherwise 1 + the offset.
     pub output: u64,
@@ -117,6 +117,25 @@ pub struct Header {
 impl Header {
     /// The bit of `data` that says that the rest is an address; no process has one so high.
     pub const SHOWN: u64 = 1 << 63;
+    /// `data` of a header that has the bytes within, in the place of `output` and `given`: whoever reads the stamp has them with it, without waiting for
+    /// another line. No segment is so long.
+    pub const WITHIN: u64 = 1 << 62;
+    /// Bytes that have room there.
+    pub const ROOM: usize = 2 * size_of::<u64>();
+    /// Where the room is, from the header's first byte.
+    pub const ROOM_AT: usize = std::mem::offset_of!(Header, output);
+
+    /// What it says, but for the bytes it has within.
+    pub fn words(self) -> Header {
+        match self.data {
+            Header::WITHIN => Header {
+                output: 0,
+                given: 0,
+                ..self
+            },
+            _ => self,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<Header>() == crate::layout::STAMP);

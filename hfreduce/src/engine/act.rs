@@ -2,27 +2,15 @@
 //! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on its
 //! stamp, or on the board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
 
-use super::{Engine, Fault, Job, Op, Source, Target, Term, find::Lies, ticket};
+use super::{Engine, Fault, Job, Op, Source, Term, find::Lies, ticket};
 use crate::{
     call::Header,
-    kernel::{self, Store},
+    kernel,
     layout::{HEADER, STAMP, Slots, Turn},
     plan::{Piece, TakeAlias},
 };
 use hfr_transport::{Body, shm::Segment};
 use std::sync::atomic::AtomicU64;
-
-/// Results for several receivers are computed in blocks of at most this many bytes, so that all but the first copy come out of the nearest cache.
-const BLOCK: usize = 8 << 10;
-/// All terms of a block together are no more than this: in place, the copies go to where they were read, while it is still there.
-const TERMS: usize = 32 << 10;
-
-/// Bytes of a block of a result of so many terms.
-fn block_of(terms: usize) -> usize {
-    (TERMS / terms.max(1))
-        .next_power_of_two()
-        .clamp(1 << 10, BLOCK)
-}
 
 /// Bytes of a slot that are brought near in advance.
 const EXPECTED: usize = 1 << 10;
@@ -68,8 +56,9 @@ impl Engine {
                 slot,
                 alias,
                 over,
+                within,
             } => {
-                self.take(job, chunk, piece, slot.at(turn), alias, over);
+                self.take(job, chunk, piece, (slot.at(turn), within), alias, over);
                 Ok(())
             }
             Op::Give { from, piece, back } => self.give(job, chunk, turn, from, piece, back),
@@ -141,7 +130,7 @@ impl Engine {
         })
     }
 
-    fn write_header(&self, at: usize, header: Header) {
+    pub(super) fn write_header(&self, at: usize, header: Header) {
         let place = self.segment.at(at, STAMP).cast::<Header>();
         // SAFETY: inside the segment, aligned to a cache line, and this rank is the slot's only writer until it stamps it.
         unsafe { place.write(header) }
@@ -183,7 +172,7 @@ impl Engine {
         job: &Job,
         chunk: u64,
         piece: Piece,
-        at: usize,
+        (at, within): (usize, bool),
         alias: TakeAlias,
         over: Option<Piece>,
     ) {
@@ -196,25 +185,28 @@ impl Engine {
             call: job.call,
             ..Header::default()
         };
-        if let Some(over) = over {
-            let (target, count) = job.output(over, chunk);
-            header.output = self
-                .offset_of(target, count * job.size)
-                .map_or(0, |o| o as u64 + 1);
-        }
         let stays = match alias {
             TakeAlias::Shared => self.shown(job, source, bytes),
             _ => None,
         };
-        match stays {
-            Some(data) => header.data = data,
-            None => {
-                let target = self.segment.at(at + HEADER, bytes);
-                // SAFETY: the job promises the input; the slot is ours until its counter is raised.
-                unsafe { kernel::copy_shared(source, target, bytes) }
+        let within = within && stays.is_none() && bytes <= Header::ROOM;
+        if within {
+            header.data = Header::WITHIN;
+        } else {
+            header.data = stays.unwrap_or(0);
+            if let Some(over) = over {
+                let (target, count) = job.output(over, chunk);
+                let offset = self.offset_of(target, count * job.size);
+                header.output = offset.map_or(0, |o| o as u64 + 1);
             }
         }
         self.write_header(at, header);
+        if stays.is_none() {
+            let behind = if within { Header::ROOM_AT } else { HEADER };
+            let target = self.segment.at(at + behind, bytes);
+            // SAFETY: the job promises the input; the slot is ours until its counter is raised.
+            unsafe { kernel::copy_shared(source, target, bytes) }
+        }
     }
 
     fn give(
@@ -246,252 +238,5 @@ impl Engine {
             unsafe { kernel::copy(source, target, bytes, job.store) }
         }
         Ok(())
-    }
-
-    fn reduce(
-        &mut self,
-        run: usize,
-        i: usize,
-        job: &Job,
-        chunk: u64,
-        turn: Turn,
-    ) -> Result<(), Fault> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let sum = self.gather(run, i, job, chunk, turn, &mut scratch);
-        let done = sum.and_then(|sum| {
-            add(job, &scratch.sources, &scratch.targets, &sum);
-            self.write_header(sum.at, sum.header);
-            if sum.shown {
-                self.terms_still_shown(run, i, job)
-            } else {
-                Ok(())
-            }
-        });
-        self.scratch = scratch;
-        done
-    }
-
-    /// What was read of the terms' authors was what they showed.
-    fn terms_still_shown(&self, run: usize, i: usize, job: &Job) -> Result<(), Fault> {
-        let Op::Reduce { terms, .. } = &self.runs[run].steps[i].op else {
-            unreachable!("called for a reduction")
-        };
-        terms.iter().try_for_each(|term| match term {
-            Term::Slot(_, author) if !author.away => self.still_shown(job, *author),
-            _ => Ok(()),
-        })
-    }
-
-    /// Resolves a reduction's terms and targets to addresses; all headers are compared here, before any byte is read. What other ranks show in
-    /// their own memory is fetched.
-    fn gather(
-        &self,
-        run: usize,
-        i: usize,
-        job: &Job,
-        chunk: u64,
-        turn: Turn,
-        scratch: &mut Scratch,
-    ) -> Result<Addition, Fault> {
-        let Op::Reduce {
-            terms,
-            part,
-            raw,
-            last,
-            slot: to,
-            targets: wanted,
-            shared,
-            sent,
-        } = &self.runs[run].steps[i].op
-        else {
-            unreachable!("called for a reduction")
-        };
-        let count = job.input(*part, chunk).1;
-        let bytes = count * job.size;
-        let mut shown = false;
-        let Scratch {
-            sources,
-            targets,
-            slots,
-            fetched,
-        } = scratch;
-        sources.clear();
-        targets.clear();
-        slots.clear();
-        for (t, term) in terms.iter().enumerate() {
-            let mut came = (0, std::ptr::null_mut());
-            sources.push(match *term {
-                Term::Own(_, slot) if job.sides.input => {
-                    self.segment.at(slot.at(turn) + HEADER, bytes)
-                }
-                Term::Own(piece, _) => job.input(piece, chunk).0,
-                Term::Slot(slot, author) => {
-                    let at = slot.at(turn);
-                    let header = self.read_header(at, job, author)?;
-                    let source = match self.lies(at, &header, bytes) {
-                        Lies::Slot(source) => source,
-                        Lies::Segment(source) => {
-                            shown = true;
-                            source
-                        }
-                        lies @ Lies::Memory(_) => {
-                            let all = terms.len() * bytes;
-                            if fetched.len() < all {
-                                fetched.resize(all, 0);
-                            }
-                            // One pointer for all terms: each has its part, and those before are read later.
-                            let to = fetched.as_mut_ptr().wrapping_add(t * bytes);
-                            // SAFETY: so many bytes of ours.
-                            unsafe { self.fetch(job, lies, author, to, bytes) }?;
-                            to.cast_const()
-                        }
-                    };
-                    came.0 = header.output;
-                    if header.data == 0 {
-                        came.1 = source.cast_mut();
-                    }
-                    source
-                }
-            });
-            slots.push(came);
-        }
-        let at = to.at(turn);
-        let mut header = Header {
-            call: job.call,
-            ..Header::default()
-        };
-        // What somebody reads next comes first: the result is computed there, and only copies of it go past the caches.
-        let mut near = 0;
-        let mut left_over = *shared;
-        for target in wanted {
-            match *target {
-                Target::Own(_) if job.sides.output => left_over = true,
-                Target::Own(piece) => {
-                    let at = if *sent { near } else { targets.len() };
-                    targets.insert(at, job.output(piece, chunk).0);
-                    near += usize::from(*sent);
-                    header.given |= self.me;
-                }
-                Target::Of { term, bit, back } => match slots.get(term) {
-                    Some(&(output, _)) if output != 0 => {
-                        targets.push(self.segment.at(output as usize - 1, bytes));
-                        header.given |= bit;
-                    }
-                    Some(&(_, slot)) if back && !slot.is_null() => {
-                        targets.insert(near, slot);
-                        near += 1;
-                        header.given |= bit;
-                    }
-                    _ => left_over = true,
-                },
-            }
-        }
-        if left_over {
-            targets.insert(near, self.segment.at(at + HEADER, bytes));
-            near += 1;
-        }
-        Ok(Addition {
-            header,
-            at,
-            count,
-            raw: *raw,
-            last: *last,
-            near,
-            shown,
-        })
-    }
-}
-
-/// A reduction's addresses, and what they were found by. Kept from step to step, so that nothing allocates.
-#[derive(Default)]
-pub(super) struct Scratch {
-    sources: Vec<*const u8>,
-    targets: Vec<*mut u8>,
-    /// By term: where its rank wants the result, and the slot it came in.
-    slots: Vec<(u64, *mut u8)>,
-    /// Terms that were fetched from other ranks' memory.
-    fetched: Vec<u8>,
-}
-
-/// A reduction of one chunk, but for its sources and targets.
-struct Addition {
-    /// What is written in front of the slot at `at`.
-    header: Header,
-    at: usize,
-    /// Elements.
-    count: usize,
-    /// So many of the sources are inputs as ranks gave them.
-    raw: usize,
-    /// Whether the result is complete.
-    last: bool,
-    /// So many of the targets are read next; they come first.
-    near: usize,
-    /// Sources lie in registered memory of other ranks.
-    shown: bool,
-}
-
-/// Adds all sources into all targets, element by element in the order of the sources.
-fn add(job: &Job, sources: &[*const u8], targets: &[*mut u8], sum: &Addition) {
-    let Addition {
-        count,
-        raw,
-        last,
-        near,
-        ..
-    } = *sum;
-    let Some(kernel) = &job.kernel else {
-        unreachable!("a collective that reduces has a kernel")
-    };
-    let Some((&first, others)) = targets.split_first() else {
-        return;
-    };
-    if others.is_empty() {
-        let store = if near > 0 { Store::Cached } else { job.store };
-        // SAFETY: all sources are readable and the target writable for `count` elements: slots by the plan's proof, user memory by the
-        // job's promise; the target is one of the sources or disjoint from them.
-        unsafe { kernel.reduce(sources, raw, first, count, last, store) };
-        return;
-    }
-    let block = block_of(sources.len()) / job.size;
-    let mut shifted = [std::ptr::null(); 64];
-    let mut heap = Vec::new();
-    let shifted: &mut [*const u8] = if sources.len() <= shifted.len() {
-        &mut shifted[..sources.len()]
-    } else {
-        heap.resize(sources.len(), std::ptr::null());
-        &mut heap
-    };
-    let mut at = 0;
-    while at < count {
-        let n = block.min(count - at);
-        let offset = at * job.size;
-        for (s, source) in shifted.iter_mut().zip(sources) {
-            *s = source.wrapping_add(offset);
-        }
-        let first = first.wrapping_add(offset);
-        // SAFETY: as above, for a part of the elements.
-        unsafe {
-            kernel
-                .before(count - at - n)
-                .reduce(shifted, raw, first, n, last, Store::Cached)
-        };
-        for (i, &other) in others.iter().enumerate() {
-            let store = if i + 1 < near {
-                Store::Cached
-            } else {
-                job.store
-            };
-            // SAFETY: all sources of this part have been read; the targets are distinct pieces of memory.
-            unsafe {
-                let other = other.wrapping_add(offset);
-                match store {
-                    Store::Cached if count <= block => {
-                        kernel::copy_shared(first, other, n * job.size);
-                    }
-                    store => kernel::copy(first, other, n * job.size, store),
-                }
-            };
-        }
-        at += n;
     }
 }

@@ -92,6 +92,8 @@ pub enum Op {
         alias: TakeAlias,
         /// The piece of the own output that lies over it when in place.
         over: Option<Piece>,
+        /// Whether few bytes may stand in the slot's header: only ranks of the node read it.
+        within: bool,
     },
     /// Add.
     Reduce {
@@ -321,14 +323,19 @@ impl Compiler<'_> {
         let stage = &plan.stages[i];
         let peer = |c: CellId| plan.cells[c.index()].home as usize;
         match &stage.act {
-            Act::Take { piece } => Op::Take {
-                piece: *piece,
-                slot: self.slot(stage.to.expect("a take writes a cell")),
-                alias: self.alias(i),
-                over: plan
-                    .output_over(stage.worker, piece.block)
-                    .map(|block| Piece { block, ..*piece }),
-            },
+            Act::Take { piece } => {
+                let to = stage.to.expect("a take writes a cell");
+                let mut readers = self.checked.facts().readers[to.index()].iter();
+                Op::Take {
+                    piece: *piece,
+                    slot: self.slot(to),
+                    alias: self.alias(i),
+                    over: plan
+                        .output_over(stage.worker, piece.block)
+                        .map(|block| Piece { block, ..*piece }),
+                    within: readers.all(|r| !matches!(plan.stages[*r].act, Act::Put { .. })),
+                }
+            }
             Act::Reduce { terms } => self.reduce(i, terms, stage.to.expect("a reduce writes")),
             Act::Put { from } => {
                 let to = stage.to.expect("a put writes a cell");

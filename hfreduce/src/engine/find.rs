@@ -63,7 +63,7 @@ impl Engine {
                 ..Header::default()
             }
         } else {
-            header
+            header.words()
         })
     }
 
@@ -71,6 +71,7 @@ impl Engine {
     pub(super) fn lies(&self, at: usize, header: &Header, bytes: usize) -> Lies {
         match header.data {
             0 => Lies::Slot(self.segment.at(at + HEADER, bytes)),
+            Header::WITHIN => Lies::Slot(self.segment.at(at + Header::ROOM_AT, bytes)),
             shown if shown & Header::SHOWN != 0 => Lies::Memory(shown & !Header::SHOWN),
             offset => Lies::Segment(self.segment.at(offset as usize - 1, bytes)),
         }
@@ -95,7 +96,7 @@ impl Engine {
             return Ok(None);
         };
         // SAFETY: inside the segment, aligned, and this rank is its only writer.
-        let own = unsafe { self.segment.at(back, STAMP).cast::<Header>().read() };
+        let own = unsafe { self.segment.at(back, STAMP).cast::<Header>().read() }.words();
         // An output that was announced has been written.
         Ok((own.output == 0).then(|| Lies::Slot(self.segment.at(back + HEADER, bytes))))
     }

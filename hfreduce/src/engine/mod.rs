@@ -11,6 +11,7 @@ mod fault;
 mod find;
 mod job;
 mod meter;
+mod reduce;
 mod tell;
 
 pub use blocked::Blocked;
@@ -92,7 +93,7 @@ pub struct Engine {
     arrivals: Vec<Option<Raise>>,
     events: Vec<Event>,
     copied: Vec<u64>,
-    scratch: act::Scratch,
+    scratch: reduce::Scratch,
     budget: usize,
     meter: Option<Box<Meter>>,
 }
@@ -133,7 +134,7 @@ impl Engine {
             arrivals: Vec::new(),
             events: Vec::with_capacity(64),
             copied: Vec::with_capacity(64),
-            scratch: act::Scratch::default(),
+            scratch: reduce::Scratch::default(),
             budget: usize::MAX,
             meter: None,
         }

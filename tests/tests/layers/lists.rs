@@ -89,6 +89,7 @@ pub const UNSAFE: &[&str] = &[
     "hfreduce/src/engine/find.rs",
     "hfreduce/src/engine/job.rs",
     "hfreduce/src/engine/mod.rs",
+    "hfreduce/src/engine/reduce.rs",
     "hfreduce/src/kernel/avx2.rs",
     "hfreduce/src/kernel/avx512.rs",
     "hfreduce/src/kernel/copy.rs",
