@@ -16,9 +16,11 @@ use std::ops::Range;
 const TURN: usize = 1 << 20;
 /// Frames one system call sends at most.
 const BATCH: usize = 32;
-/// Read buffer: large enough for hundreds of small frames, small enough that what a large put loses to a second copy (the
-/// bytes that came in with its header) does not count.
+/// Read buffer: large enough for hundreds of small frames.
 const INBOX: usize = 16 << 10;
+/// Behind a frame with a payload of more bytes no more than a header is read into that buffer: what comes in with a header is copied a second time, and large puts
+/// come in rows.
+const LARGE: usize = 16 << 10;
 /// Frames the queue holds before it has to grow: more than a plan's window of puts to one peer.
 const QUEUE: usize = 256;
 
@@ -57,6 +59,8 @@ pub(super) struct Link {
     /// The part of `inbox` that holds bytes not looked at yet.
     unread: Range<usize>,
     incoming: Option<Incoming>,
+    /// Whether the last frame that began was a large one.
+    large: bool,
 }
 
 impl Link {
@@ -72,6 +76,7 @@ impl Link {
             inbox: vec![0; INBOX].into_boxed_slice(),
             unread: 0..0,
             incoming: None,
+            large: false,
         }
     }
 
@@ -208,7 +213,8 @@ impl Link {
     /// One read of what is missing of the payload on its way, and behind it of the next frames: room given, and what the
     /// kernel said.
     fn read(&mut self, segment: &Segment, turn: usize) -> (usize, Result<usize, Errno>) {
-        let inbox = &mut self.inbox[self.unread.end..];
+        let end = if self.large { frame::BYTES } else { INBOX };
+        let inbox = &mut self.inbox[self.unread.end..end];
         let Some(incoming) = &self.incoming else {
             let room = inbox.len();
             return (
@@ -260,6 +266,7 @@ impl Link {
             let header = Header::decode(bytes)
                 .ok_or("sent bytes that are no frame (another version of this library?)")?;
             self.unread.start += frame::BYTES;
+            self.large = header.len > LARGE as u64;
             self.incoming = Some(admit(&header, writable)?);
             self.landed(0, events);
         }
