@@ -57,6 +57,9 @@ const SHARED_SLOTS: usize = 1 << 20;
 /// next one runs. More ranks leave too much in any case, and ranks with a core each are as well off with larger pieces.
 const SHARED_PIECE: usize = 64 << 10;
 
+/// The largest piece at least of ranks that are alone on their nodes: nobody takes the caches from what is under way, and each piece costs calls of the system.
+const ALONE_PIECE: usize = 128 << 10;
+
 impl Model {
     /// Figures of an ordinary server core with a 25 GB/s copy rate, and of TCP, RDMA or shared memory between the nodes.
     /// They only have to be right within a factor of two: they decide between plans whose times cross.
@@ -94,8 +97,14 @@ impl Model {
     pub fn for_shape(self, shape: &Shape) -> Model {
         let (least, most) = self.piece;
         let shared = shape.nodes() == 1 && shape.widest() <= 4 && self.shares_cores(shape);
+        let alone = shape.nodes() > 1 && shape.widest() == 1;
+        let most = match most {
+            most if shared => most.min(SHARED_PIECE),
+            most if alone => most.max(ALONE_PIECE),
+            most => most,
+        };
         Model {
-            piece: (least, if shared { most.min(SHARED_PIECE) } else { most }),
+            piece: (least, most),
             ..self
         }
     }
