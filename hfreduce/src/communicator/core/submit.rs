@@ -16,8 +16,7 @@ use crate::{
 };
 
 /// Calls of at least this many bytes write results past the caches: nobody reads them while they are still there. Not where an input is
-/// reduced in place: its lines are in a cache when the result comes, and streaming over them took 20 % more time. Nor in a broadcast, whose
-/// receivers do little else than write: streaming took twice as long.
+/// reduced in place: its lines are in a cache when the result comes, and streaming over them took 20 % more time.
 const STREAM_FROM: usize = 8 << 20;
 /// Pieces of fewer bytes are copied into slots even where others could read them where they lie: a call of the system takes longer.
 const SHOWN_FROM: usize = 4 << 10;
@@ -62,11 +61,9 @@ fn begins_alike(raw: &RawCall) -> bool {
     raw.input == raw.output.cast_const()
 }
 
-/// Whether what is read is overwritten, in a call of so many bytes of the larger buffer.
+/// Whether an input is reduced where the result comes, in a call of so many bytes of the larger buffer.
 fn in_place(raw: &RawCall, bytes: usize) -> bool {
-    let one_buffer =
-        raw.collective.reduces() || matches!(raw.collective, Collective::Broadcast { .. });
-    one_buffer && (raw.output as usize).wrapping_sub(raw.input as usize) < bytes
+    raw.collective.reduces() && (raw.output as usize).wrapping_sub(raw.input as usize) < bytes
 }
 
 impl Core {
