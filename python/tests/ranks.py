@@ -6,6 +6,7 @@ Knows no collective. Invariant: when `job` returns, every process has ended, by 
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -31,10 +32,20 @@ class Ended:
         return f"rank {self.rank}: exit code {self.code}\n{self.out}\n{self.err}"
 
 
+_numbers = itertools.count(os.getpid() * 997)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago, below those that the kernel hands out by itself: no connection of another test takes it before it is used."""
+    for number in _numbers:
+        port = 8000 + number % 12000
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("never: the numbers do not end")
 
 
 def environment(rank: int, size: int, nodes: int, port: int, cookie: str) -> Dict[str, str]:
