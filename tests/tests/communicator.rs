@@ -2,7 +2,7 @@
 //! wires, types and ways to call.
 
 use hfr_tests::ranks;
-use hfreduce::{ReduceOp, Wire};
+use hfreduce::{Collective, DType, RawCall, ReduceOp, Wire};
 
 const SIZES: [usize; 14] = [
     0, 1, 3, 4, 7, 64, 100, 1000, 1023, 1024, 4095, 4097, 65535, 65536,
@@ -207,7 +207,31 @@ fn calls_in_a_row_may_differ_in_any_one_thing() {
                         assert!((0..n).all(|r| all[6 * r..][..6] == [r as i64 + 1; 6]));
                     });
                 }
+                // A started one behind its like, and the other way round.
+                twice(&|| {
+                    let mut sum = [part; 6];
+                    comm.scope(|s| s.all_reduce(&mut sum, ReduceOp::Sum)?.wait())
+                        .expect("all_reduce");
+                    assert_eq!(sum, [whole; 6]);
+                    reduced(6, ReduceOp::Sum, whole);
+                });
                 // What is refused is refused behind its like, and nothing has started.
+                let (mine, mut all) = (vec![part; 6 * n], vec![0i64; 6 * n]);
+                comm.all_to_all(&mine, &mut all).expect("all_to_all");
+                assert!((0..n).all(|r| all[6 * r..][..6] == [r as i64 + 1; 6]));
+                let at = all.as_mut_ptr().cast::<u8>();
+                let onto_itself = RawCall {
+                    collective: Collective::AllToAll,
+                    dtype: DType::I64,
+                    op: ReduceOp::Sum,
+                    count: 6,
+                    input: at.cast_const(),
+                    output: at,
+                    blocks: None,
+                };
+                // SAFETY: the vector outlives the call, and is as long as it says.
+                let refused = unsafe { comm.run(onto_itself) };
+                assert_eq!(refused.is_err(), n > 1);
                 twice(&|| reduced(6, ReduceOp::BOr, (0..n as i64).fold(0, |s, r| s | (r + 1))));
                 let mut buffer = [0.0f64; 6];
                 assert!(comm.all_reduce(&mut buffer, ReduceOp::BOr).is_err());

@@ -1,4 +1,4 @@
-//! The one place where calls become jobs: submits them on their plans (`install`) and drives the engine until they are done, with
+//! The one place where calls become jobs: submits them (`submit`) on their plans (`install`) and drives the engine until they are done, with
 //! waiting (look, hand over, park), stall checks and the timeout. It is behind one lock per communicator, held by whoever runs. Invariant:
 //! once there is a verdict the engine is never stepped again.
 
@@ -230,7 +230,8 @@ impl Core {
         self.run(|core| !core.engine.busy())
     }
 
-    /// Runs the engine until `done`; the other ranks' ends come, or the error that all ranks return.
+    /// Runs the engine until `done`; the other ranks' ends come, or the error that all ranks return. Whoever calls it holds an [`EndsOnPanic`]: after a
+    /// panic the engine has lost the jobs that it was at.
     pub fn run(&mut self, done: impl Fn(&Core) -> bool) -> Result<(), Error> {
         let mut idle: Option<(Instant, Duration)> = None;
         loop {

@@ -1,4 +1,4 @@
-//! What a step does to memory. This is where the bytes are touched, and why it is sound: plans are [`Checked`](crate::plan::Checked), so
+//! What a step does to memory, but for additions (`reduce`). This is where the bytes are touched, and why it is sound: plans are [`Checked`](crate::plan::Checked), so
 //! whoever may write a slot does so only before its counter is raised, and whoever reads it only after (release and acquire on its
 //! stamp, or on the board), and nobody writes it again before the last reader is done. Readers compare the header's call before they touch data.
 

@@ -57,7 +57,8 @@ const SHARED_SLOTS: usize = 1 << 20;
 /// next one runs. More ranks leave too much in any case, and ranks with a core each are as well off with larger pieces.
 const SHARED_PIECE: usize = 64 << 10;
 
-/// The largest piece at least of ranks that are alone on their nodes: nobody takes the caches from what is under way, and each piece costs calls of the system.
+/// The largest piece at least where no rank of the group shares its node with another: what is under way stays in the caches, and each piece costs calls of the
+/// system.
 const ALONE_PIECE: usize = 128 << 10;
 
 impl Model {

@@ -130,6 +130,7 @@ pub const UNSAFE: &[&str] = &[
     "tests/src/bin/on_device/compare.rs",
     "tests/src/bin/on_device/main.rs",
     "tests/src/gpu.rs",
+    "tests/tests/communicator.rs",
     "tests/tests/matrix/messages.rs",
     "tests/tests/matrix/shares.rs",
     "tests/tests/transports/contract.rs",

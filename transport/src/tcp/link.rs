@@ -59,7 +59,7 @@ pub(super) struct Link {
     /// The part of `inbox` that holds bytes not looked at yet.
     unread: Range<usize>,
     incoming: Option<Incoming>,
-    /// Whether the last frame that began was a large one.
+    /// Whether the last frame with bytes was a large one.
     large: bool,
 }
 
@@ -266,7 +266,10 @@ impl Link {
             let header = Header::decode(bytes)
                 .ok_or("sent bytes that are no frame (another version of this library?)")?;
             self.unread.start += frame::BYTES;
-            self.large = header.len > LARGE as u64;
+            // A notice without bytes says nothing of what comes behind it.
+            if header.len > 0 {
+                self.large = header.len > LARGE as u64;
+            }
             self.incoming = Some(admit(&header, writable)?);
             self.landed(0, events);
         }
