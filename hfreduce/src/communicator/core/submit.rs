@@ -6,12 +6,10 @@ use super::{Core, RawCall, Running, ready::Ready};
 use crate::{
     call::Call,
     device::{OnDevice, Sides},
-    dtype::DType,
     engine::{Job, JobId},
     error::Error,
     kernel::Store,
     layout::Extent,
-    op::ReduceOp,
     plan::Collective,
 };
 
@@ -25,15 +23,10 @@ const SHOWN_SHARE: usize = 32 << 10;
 
 /// What a call became, but for its number and its memory.
 pub(super) struct Recipe {
-    collective: Collective,
-    dtype: DType,
-    op: ReduceOp,
-    count: usize,
+    /// Its addresses are compared with each other alone: the memory may be gone.
+    call: RawCall,
     /// Bytes of the larger buffer.
     bytes: usize,
-    /// Whether input and output began at the same place.
-    same: bool,
-    in_place: bool,
     run: usize,
     job: Job,
 }
@@ -42,21 +35,23 @@ impl Recipe {
     /// Whether calls may be like this one: where buffers are on a device or in blocks, there is more to look at than is kept here, and a factor
     /// has more values than compare equal.
     fn is_kept(&self) -> bool {
-        self.job.blocks.is_none() && !self.job.sides.any() && self.op.factor().is_none()
+        self.call.blocks.is_none() && !self.job.sides.any() && self.call.op.factor().is_none()
     }
 
     /// Whether the call becomes the same job, with its own number and memory.
     fn fits(&self, raw: &RawCall) -> bool {
-        raw.count == self.count
-            && raw.collective == self.collective
-            && raw.dtype == self.dtype
-            && raw.op == self.op
+        let call = &self.call;
+        raw.count == call.count
+            && raw.collective == call.collective
+            && raw.dtype == call.dtype
+            && raw.op == call.op
             && raw.blocks.is_none()
-            && begins_alike(raw) == self.same
-            && in_place(raw, self.bytes) == self.in_place
+            && begins_alike(raw) == begins_alike(call)
+            && in_place(raw, self.bytes) == in_place(call, self.bytes)
     }
 }
 
+/// Whether input and output begin at the same place.
 fn begins_alike(raw: &RawCall) -> bool {
     raw.input == raw.output.cast_const()
 }
@@ -140,7 +135,6 @@ impl Core {
             device.met();
         }
         let candidate = &self.families[&raw.collective][choice.plan];
-        let in_place = in_place(raw, bytes);
         let job = Job {
             call,
             input: raw.input,
@@ -155,7 +149,7 @@ impl Core {
             ),
             size,
             kernel: ready.kernel,
-            store: if bytes >= STREAM_FROM && !in_place {
+            store: if bytes >= STREAM_FROM && !in_place(raw, bytes) {
                 Store::Streaming
             } else {
                 Store::Cached
@@ -169,13 +163,8 @@ impl Core {
         // SAFETY: the caller promises the memory.
         let id = unsafe { self.engine.submit(run, &job) };
         let recipe = Recipe {
-            collective: raw.collective,
-            dtype: raw.dtype,
-            op: raw.op,
-            count: raw.count,
+            call: raw.clone(),
             bytes,
-            same: begins_alike(raw),
-            in_place,
             run,
             job,
         };
