@@ -1,6 +1,8 @@
 //! Segments across processes. Child processes are this test binary again, told what to do by an environment variable.
 
-use hfr_transport::shm::{Backing, FdServer, Segment, fetch_fds, random_token, unique_address};
+use hfr_transport::shm::{
+    Backing, FdServer, HUGE, Segment, fetch_fds, random_token, unique_address,
+};
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
@@ -189,6 +191,91 @@ fn reserve_takes_memory_release_gives_it_back() {
             .sum::<usize>(),
         80
     );
+}
+
+/// Bytes of this process that lie in huge pages, of the mapping around `at`.
+fn huge_at(at: *const u8) -> usize {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in smaps.lines() {
+        let first = line.split(' ').next().unwrap();
+        if let Some((from, to)) = first.split_once('-') {
+            let edge = |hex: &str| usize::from_str_radix(hex, 16).unwrap();
+            inside = (edge(from)..edge(to)).contains(&(at as usize));
+        } else if inside && first == "ShmemPmdMapped:" {
+            let kib = line.split_whitespace().nth(1).unwrap();
+            return kib.parse::<usize>().unwrap() << 10;
+        }
+    }
+    panic!("no mapping at {at:?} in {smaps}");
+}
+
+/// Whether the kernel gives huge pages to shared memory that asks for them: Linux 6.1 and later, unless denied.
+fn huge_pages_can_be_had() -> bool {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || {
+        parts
+            .next()
+            .and_then(|n| n.parse::<u32>().ok())
+            .unwrap_or(0)
+    };
+    let chosen = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    (next(), next()) >= (6, 1) && chosen.is_ok_and(|text| !text.contains("[deny]"))
+}
+
+#[test]
+fn whole_huge_pages_are_reserved_as_such_and_keep_their_bytes() {
+    use std::os::unix::fs::MetadataExt;
+    for backing in BOTH {
+        let segment = Segment::create_in("hfr-large", 1 << 30, backing).unwrap();
+        assert!(segment.at(0, 1).cast_const().addr().is_multiple_of(HUGE));
+        // What was there before is there afterwards, at both ends and between.
+        let (from, to) = (3 * HUGE - 8192, 5 * HUGE + 12288);
+        segment.reserve(3 * HUGE + 4096, 8192).unwrap();
+        for (i, byte) in bytes(&segment, 3 * HUGE + 4096, 8192)
+            .iter_mut()
+            .enumerate()
+        {
+            *byte = (i % 251) as u8 + 1;
+        }
+        segment.reserve(from, to - from).unwrap();
+        let taken = std::fs::File::from(passable(&segment))
+            .metadata()
+            .unwrap()
+            .blocks()
+            * 512;
+        assert_eq!(taken as usize, to - from);
+        let all = bytes(&segment, from, to - from);
+        for (at, byte) in (from..).zip(all.iter()) {
+            let kept = (3 * HUGE + 4096..3 * HUGE + 12288).contains(&at);
+            let should = if kept {
+                ((at - 3 * HUGE - 4096) % 251) as u8 + 1
+            } else {
+                0
+            };
+            assert_eq!(*byte, should, "byte {at} with {backing:?}");
+        }
+        all.fill(5);
+        if huge_pages_can_be_had() {
+            let huge = huge_at(segment.at(0, 1));
+            assert_eq!(huge, 2 * HUGE, "with {backing:?}");
+            // Whoever else maps the segment has them, too.
+            let second = Segment::attach(passable(&segment)).unwrap();
+            assert!(bytes(&second, from, to - from).iter().all(|b| *b == 5));
+            assert_eq!(huge_at(second.at(0, 1)), 2 * HUGE, "with {backing:?}");
+        }
+        segment.release(from, to - from).unwrap();
+        assert_eq!(huge_at(segment.at(0, 1)), 0);
+        let taken = std::fs::File::from(passable(&segment))
+            .metadata()
+            .unwrap()
+            .blocks();
+        assert_eq!(taken, 0);
+    }
 }
 
 #[test]

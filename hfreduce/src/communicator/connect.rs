@@ -21,7 +21,7 @@ use hfr_transport::{
     control::{Control, Judge},
     local::{Local, Places, Seat},
     net,
-    shm::{Board, Consent, DOORBELL_BYTES, Doorbell, Permit, Segment, Waiter, exchange},
+    shm::{Board, Consent, DOORBELL_BYTES, Doorbell, HUGE, Permit, Segment, Waiter, exchange},
     store::{Store, StoreServer, TcpStore},
     tcp::Tcp,
 };
@@ -154,18 +154,18 @@ fn alone(config: &Config) -> Result<Parts, Error> {
     })
 }
 
-/// Where things lie in a segment: doorbells and mailboxes, board, slots, then a heap per rank.
+/// Where things lie in a segment: doorbells and mailboxes, board, slots, then a heap per rank; the last two start where huge pages can.
 fn places(config: &Config, world: usize, local_size: usize) -> (Arena, (usize, usize), usize) {
     let board = Places::bytes(world, local_size).next_multiple_of(4096);
-    let slots = board + Board::bytes(COUNTERS);
-    let slot_bytes = config.slots.next_multiple_of(4096);
+    let slots = (board + Board::bytes(COUNTERS)).next_multiple_of(HUGE);
+    let slot_bytes = config.slots.next_multiple_of(HUGE);
     let heap = slots + slot_bytes;
     // As much address space per node as the machine has memory, in equal parts: more can never be registered, and a process with many groups
     // must not run out of addresses.
     let pages = rustix::system::sysinfo();
     let ram = pages.totalram as usize * pages.mem_unit.max(1) as usize;
     let each = config.heap.unwrap_or(ram.div_ceil(local_size));
-    let each = each.next_multiple_of(1 << 21);
+    let each = each.next_multiple_of(HUGE);
     let arena = Arena {
         board,
         counters: COUNTERS,

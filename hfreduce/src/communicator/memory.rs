@@ -1,5 +1,5 @@
 //! Registered buffers: memory in the node's segment that other local ranks can read and write, so that calls on it copy nothing in or out.
-//! Each rank has a stretch of the segment of its own and hands it out first-fit in pages; pages are reserved before they are handed
+//! Each rank has a stretch of the segment of its own and hands it out first-fit in pages, what fills a huge page from the start of one on; pages are reserved before they are handed
 //! out, so a lack of memory is an error here, and given back on drop.
 
 use super::fork::Generation;
@@ -7,7 +7,7 @@ use crate::{
     dtype::Element,
     error::{Error, Kind},
 };
-use hfr_transport::shm::Segment;
+use hfr_transport::shm::{HUGE, Segment};
 use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex},
@@ -34,16 +34,23 @@ impl Heap {
         }
     }
 
+    /// The first stretch that has room, cut off where huge pages can start if any fits.
     fn take(&self, bytes: usize) -> Option<usize> {
+        let step = if bytes < HUGE { PAGE } else { HUGE };
         let mut free = self.free.lock().ok()?;
-        let i = free.iter().position(|(_, len)| *len >= bytes)?;
-        let (at, len) = free[i];
-        if len == bytes {
-            free.remove(i);
-        } else {
-            free[i] = (at + bytes, len - bytes);
+        let start = |at: usize| at.next_multiple_of(step);
+        let i = free
+            .iter()
+            .position(|&(at, len)| start(at) + bytes <= at + len)?;
+        let (at, len) = free.remove(i);
+        let taken = start(at);
+        let (before, behind) = ((at, taken - at), (taken + bytes, at + len - taken - bytes));
+        for stretch in [behind, before] {
+            if stretch.1 > 0 {
+                free.insert(i, stretch);
+            }
         }
-        Some(at)
+        Some(taken)
     }
 
     fn put_back(&self, at: usize, bytes: usize) {
@@ -132,5 +139,37 @@ impl<T: Element> Drop for Registered<T> {
         // Pages that cannot be given back now are given back with the segment.
         let _ = self.heap.segment.release(self.at, self.bytes);
         self.heap.put_back(self.at, self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fills_a_huge_page_starts_on_one_and_all_comes_back() {
+        let room = 8 * HUGE;
+        let heap = Heap::new(Arc::new(Segment::heap(0)), PAGE, room);
+        let small = heap.take(PAGE).unwrap();
+        let large = heap.take(HUGE + PAGE).unwrap();
+        let next = heap.take(3 * PAGE).unwrap();
+        let exact = heap.take(2 * HUGE).unwrap();
+        assert_eq!(
+            (small, large, next, exact),
+            (PAGE, HUGE, 2 * PAGE, 3 * HUGE)
+        );
+        // There is room for two more behind, and for none of three, for all that is free.
+        assert_eq!(heap.take(4 * HUGE), None);
+        assert_eq!(heap.take(3 * HUGE), Some(5 * HUGE));
+        for (at, bytes) in [
+            (large, HUGE + PAGE),
+            (small, PAGE),
+            (5 * HUGE, 3 * HUGE),
+            (exact, 2 * HUGE),
+            (next, 3 * PAGE),
+        ] {
+            heap.put_back(at, bytes);
+        }
+        assert_eq!(*heap.free.lock().unwrap(), [(PAGE, room)]);
     }
 }

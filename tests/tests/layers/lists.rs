@@ -150,6 +150,7 @@ pub const UNSAFE: &[&str] = &[
     "transport/src/shm/board.rs",
     "transport/src/shm/consent.rs",
     "transport/src/shm/doorbell.rs",
+    "transport/src/shm/huge.rs",
     "transport/src/shm/numa.rs",
     "transport/src/shm/segment.rs",
     "transport/src/sim/net.rs",

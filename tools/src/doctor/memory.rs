@@ -121,6 +121,18 @@ fn huge(root: &Root) -> Vec<Check> {
             Check::ok(what, chosen)
         });
     }
+    if let Some(text) = root.text("sys/kernel/mm/transparent_hugepage/shmem_enabled") {
+        let what = ("huge-pages", "shared");
+        found.push(if text.contains("[deny]") {
+            Check::warn(
+                what,
+                "deny: slots and registered buffers lie on small pages, which takes a quarter longer",
+                "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled (only who asks for huge pages gets them then)",
+            )
+        } else {
+            Check::ok(what, "given to who asks for them")
+        });
+    }
     let count = |name: &str| meminfo(root, name).unwrap_or(0);
     let size = count("Hugepagesize");
     let (reserved, free) = (

@@ -76,17 +76,21 @@ fn resize(fd: &OwnedFd, len: u64) -> Result<(), Error> {
         .map_err(|errno| Error::call(format_args!("sizing a segment to {len} bytes"), errno))
 }
 
-/// Makes sure that `offset..offset + bytes` has pages, or says why it cannot have them.
-pub(super) fn reserve(
+/// Whether `bytes` more can be had, or why not.
+pub(super) fn room(fd: BorrowedFd<'_>, bytes: u64, backing: Backing) -> Result<(), Error> {
+    if backing == Backing::DevShm {
+        mount_has(fd, bytes)?;
+    }
+    memory_has(bytes, headroom::now())
+}
+
+/// Makes sure that `offset..offset + bytes` has pages, or says why it cannot have them. There should be `room`.
+pub(super) fn fill(
     fd: BorrowedFd<'_>,
     offset: u64,
     bytes: u64,
     backing: Backing,
 ) -> Result<(), Error> {
-    if backing == Backing::DevShm {
-        mount_has(fd, bytes)?;
-    }
-    memory_has(bytes, headroom::now())?;
     let end = offset + bytes;
     let mut at = offset;
     while at < end {

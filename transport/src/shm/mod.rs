@@ -18,6 +18,8 @@ mod exchange;
 #[cfg(not(loom))]
 mod headroom;
 #[cfg(not(loom))]
+mod huge;
+#[cfg(not(loom))]
 mod numa;
 #[cfg(not(loom))]
 mod packet;
@@ -35,6 +37,7 @@ pub use self::{
     doorbell::{DOORBELL_BYTES, Doorbell, Looked, Waiter},
     error::Error,
     exchange::exchange,
+    huge::HUGE,
     numa::Placement,
     packet::Token,
     pass::{FdServer, fetch_fds, random_token, unique_address},

@@ -4,12 +4,18 @@
 
 use super::backing::{self, Backing};
 use super::error::Error;
+use super::huge::{self, HUGE};
 use super::numa::{self, Placement};
 use rustix::fs::{self, FileType};
+use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ffi::c_void;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
+
+const SMALL: usize = 4096;
 
 /// One node's block of shared memory. Offsets are bytes from its start and are the same in every process.
 #[derive(Debug)]
@@ -96,18 +102,12 @@ impl Segment {
         if len == 0 {
             return Err(Error::new("a segment of 0 bytes cannot be mapped", ""));
         }
-        let (access, flags) = (
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED | MapFlags::NORESERVE,
-        );
-        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let base =
-            unsafe { mm::mmap(ptr::null_mut(), len, access, flags, &fd, 0) }.map_err(|errno| {
-                Error::new(
-                    format!("mapping a segment of {len} bytes failed: {errno}"),
-                    "raise the limit of virtual memory (ulimit -v unlimited)",
-                )
-            })?;
+        let base = aligned(&fd, len).map_err(|errno| {
+            Error::new(
+                format!("mapping a segment of {len} bytes failed: {errno}"),
+                "raise the limit of virtual memory (ulimit -v unlimited)",
+            )
+        })?;
         // A core dump with every slot of a node in it helps nobody. A kernel that does not know the advice is no harm.
         // SAFETY: the range was mapped just now, and the advice changes no bytes.
         let _ = unsafe { mm::madvise(base, len, Advice::LinuxDontDump) };
@@ -147,7 +147,8 @@ impl Segment {
 
     /// Makes sure that `offset..offset + bytes` has memory, so that touching it later can neither raise SIGBUS nor wake the
     /// out-of-memory killer. What lies there already stays as it is, but counts as needed once more: reserve a range once.
-    /// After an error a part of the range may have been reserved.
+    /// Whole multiples of `HUGE` in it become huge pages where the system has them to give, which is also the fastest way to reserve
+    /// them. After an error a part of the range may have been reserved.
     ///
     /// # Panics
     /// When the range does not lie inside the segment.
@@ -155,10 +156,36 @@ impl Segment {
         self.at(offset, bytes);
         match &self.memory {
             Memory::Mapped { fd, backing } if bytes > 0 => {
-                backing::reserve(fd.as_fd(), offset as u64, bytes as u64, *backing)
+                let fd = fd.as_fd();
+                backing::room(fd, bytes as u64, *backing)?;
+                self.enlarge(fd, *backing, huge::within(offset..offset + bytes))?;
+                backing::fill(fd, offset as u64, bytes as u64, *backing)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Has the system make huge pages of a range of whole ones, as many as it can.
+    fn enlarge(
+        &self,
+        fd: BorrowedFd<'_>,
+        backing: Backing,
+        pages: Range<usize>,
+    ) -> Result<(), Error> {
+        for at in pages.clone().step_by(HUGE) {
+            // A huge page lies where the small page in it does: the second one of the second huge page, and so on, so that they are spread
+            // over the NUMA nodes where small pages would be.
+            let small = at + at / HUGE * SMALL % HUGE;
+            backing::fill(fd, small as u64, SMALL as u64, backing)?;
+        }
+        if !pages.is_empty() {
+            // SAFETY: the range lies in the mapping, which starts on a multiple of `HUGE`.
+            let done = unsafe { huge::collapse(self.at(pages.start, pages.len()), pages.len()) };
+            if let Err(why) = done {
+                tracing::debug!(%why, bytes = pages.len(), "some pages stay small");
+            }
+        }
+        Ok(())
     }
 
     /// Has the pages that lie wholly in `offset..offset + bytes` come from where `placement` says, in every process, if they are not there yet.
@@ -214,6 +241,36 @@ impl Segment {
         );
         // SAFETY: the sum lies inside the allocation, as just checked.
         unsafe { self.base.as_ptr().add(offset) }
+    }
+}
+
+/// Maps the file where huge pages can lie, on a multiple of `HUGE`.
+fn aligned(fd: &OwnedFd, len: usize) -> rustix::io::Result<*mut c_void> {
+    let room = len.checked_add(HUGE).ok_or(Errno::NOMEM)?;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing. Nobody can touch it.
+    let start = unsafe { mm::mmap_anonymous(ptr::null_mut(), room, ProtFlags::empty(), flags)? };
+    let head = start.align_offset(HUGE);
+    let tail = (head + len).next_multiple_of(rustix::param::page_size());
+    let (access, flags) = (
+        ProtFlags::READ | ProtFlags::WRITE,
+        MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED,
+    );
+    // SAFETY: the file takes the place of a part of the room that was mapped just now; what is left of that goes.
+    unsafe {
+        let base = start.byte_add(head);
+        let mapped = mm::mmap(base, len, access, flags, fd, 0);
+        if mapped.is_err() {
+            mm::munmap(start, room)?;
+            return mapped;
+        }
+        if head > 0 {
+            mm::munmap(start, head)?;
+        }
+        if room > tail {
+            mm::munmap(start.byte_add(tail), room - tail)?;
+        }
+        Ok(base)
     }
 }
 

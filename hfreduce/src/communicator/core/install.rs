@@ -14,7 +14,7 @@ use crate::{
 use hfr_transport::{
     PeerAddress,
     control::Report,
-    shm::{Board, Placement},
+    shm::{Board, HUGE, Placement},
     store,
 };
 use std::time::{Duration, Instant};
@@ -37,6 +37,15 @@ pub struct Candidate {
 
 /// Blocking steps look for a verdict this often.
 const SLICE: Duration = Duration::from_millis(250);
+
+/// Bytes of the pages that a plan's slots lie in.
+fn page(slots: usize) -> usize {
+    if slots < HUGE { 4096 } else { HUGE }
+}
+
+fn whole_pages(slots: usize) -> usize {
+    slots.next_multiple_of(page(slots))
+}
 
 fn candidate(model: &Model, checked: Checked) -> Candidate {
     let cost = checked.cost(false);
@@ -110,8 +119,9 @@ impl Core {
         if !self.fits(&layout) {
             self.evict()?;
         }
+        let start = |node| self.arena.slots + self.start(&layout, node);
         let place = Place {
-            slots: self.used.0.iter().map(|u| self.arena.slots + u).collect(),
+            slots: (0..self.shape.nodes()).map(start).collect(),
             counters: self.used.1.clone(),
         };
         let ready = self.prepare(collective, plan, &layout, &place);
@@ -119,7 +129,7 @@ impl Core {
         let (run, window) = (ready?, self.families[&collective][plan].window);
         let run = self.engine.install(run, &layout, window);
         for node in 0..self.shape.nodes() {
-            self.used.0[node] += layout.bytes(node).next_multiple_of(4096);
+            self.used.0[node] = self.start(&layout, node) + whole_pages(layout.bytes(node));
             self.used.1[node] += layout.counters(node);
         }
         // Nobody may send before everybody has installed.
@@ -135,9 +145,14 @@ impl Core {
         Ok(run)
     }
 
+    /// Where in a node's slots those of another plan can lie: large ones in huge pages of their own.
+    fn start(&self, layout: &Layout, node: usize) -> usize {
+        self.used.0[node].next_multiple_of(page(layout.bytes(node)))
+    }
+
     fn fits(&self, layout: &Layout) -> bool {
         (0..self.shape.nodes()).all(|n| {
-            self.used.0[n] + layout.bytes(n) <= self.arena.bytes
+            self.start(layout, n) + layout.bytes(n) <= self.arena.bytes
                 && self.used.1[n] + layout.counters(n) <= self.arena.counters.min(MAX_COUNTERS)
         })
     }
@@ -191,8 +206,8 @@ impl Core {
             self.segment
                 .reserve(board, counters)
                 .and_then(|()| {
-                    self.segment
-                        .reserve(place.slots[self.node], layout.bytes(self.node))
+                    let bytes = whole_pages(layout.bytes(self.node));
+                    self.segment.reserve(place.slots[self.node], bytes)
                 })
                 .map_err(|e| self.here(Error::new(Kind::Memory, e.cause, e.remedy)))?;
         }

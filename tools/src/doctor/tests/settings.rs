@@ -203,6 +203,13 @@ fn huge_pages_that_are_missing_or_wasted_are_found() {
         Outcome::Warn,
         &["never"],
     );
+    let deny = "always within_size advise never [deny] force";
+    finds(
+        &[("sys/kernel/mm/transparent_hugepage/shmem_enabled", deny)],
+        "huge-pages",
+        Outcome::Warn,
+        &["registered buffers", "shmem_enabled"],
+    );
     let reserved = "MemTotal: 527600000 kB\nHugePages_Total: 100000\nHugePages_Free: 100000\nHugepagesize: 2048 kB\n";
     finds(
         &[("proc/meminfo", reserved)],
