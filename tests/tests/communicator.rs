@@ -2,7 +2,7 @@
 //! wires, types and ways to call.
 
 use hfr_tests::ranks;
-use hfreduce::{Collective, DType, RawCall, ReduceOp, Wire};
+use hfreduce::{Collective, DType, Kind, RawCall, ReduceOp, Wire};
 
 const SIZES: [usize; 14] = [
     0, 1, 3, 4, 7, 64, 100, 1000, 1023, 1024, 4095, 4097, 65535, 65536,
@@ -130,6 +130,45 @@ fn plans_come_and_go_when_their_memory_is_small() {
             },
         );
     }
+}
+
+/// What comes over TCP lands in the output of a rank that waits for it: not so where another call was made there, of which it must be told what came.
+#[test]
+fn nothing_lands_in_the_output_of_another_call() {
+    // The first halves are 5,056 and 5,120 bytes: with its header of 64 the shorter one would fill the longer one's output.
+    const COUNTS: [usize; 2] = [10_000, 10_200];
+    let errors = ranks(
+        &[1, 1],
+        Wire::Tcp,
+        |_| (),
+        |comm| {
+            let mut buffer = vec![1 + comm.rank() as u8; 11_000];
+            for round in 0..3 {
+                comm.broadcast(&mut buffer, 0).expect("broadcast");
+                assert!(buffer.iter().all(|byte| *byte == 1 + round));
+                buffer.fill(2 + round + 5 * comm.rank() as u8);
+            }
+            if comm.rank() == 0 {
+                // The other one is there first.
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                let _ = comm.broadcast(&mut buffer[..COUNTS[0]], 0);
+                return None;
+            }
+            let error = comm.broadcast(&mut buffer[..COUNTS[1]], 0);
+            assert!(
+                buffer.iter().all(|byte| *byte == 9),
+                "something was written"
+            );
+            Some(error.expect_err("calls differ"))
+        },
+    );
+    let error = errors.into_iter().flatten().next().expect("rank 1's");
+    assert_eq!(error.kind, Kind::Mismatch, "{error}");
+    let text = error.to_string();
+    assert!(
+        COUNTS.iter().all(|n| text.contains(&n.to_string())),
+        "{text}"
+    );
 }
 
 /// A call that is like the one before it takes a shorter way: one that differs in any one thing must not.

@@ -235,6 +235,67 @@ fn what_is_sent_from_a_buffer_is_not_overwritten_before() {
     }
 }
 
+/// An all_reduce of one rank and two, whose sum the first of the two takes off the wire for each of them.
+fn read_by_another() -> Plan {
+    let piece = Piece { block: 0, part: 0 };
+    let shape = Shape::new(&[1, 2]);
+    let mut plan = Plan::new("read_by_another", &shape, Collective::AllReduce);
+    plan.turns = 2;
+    let own = [0, 1, 2].map(|rank| plan.take(rank, piece));
+    let theirs = plan.reduce(1, vec![own[1], own[2]]);
+    let away = plan.send(theirs, 0);
+    let sum = plan.reduce(0, vec![own[0], away]);
+    plan.give(0, sum, piece);
+    let back = [plan.send(sum, 1), plan.send(sum, 1)];
+    plan.give(1, back[0], piece);
+    let given = plan.give_and_tell(2, back[1], piece);
+    plan.wait(1, vec![given]);
+    plan
+}
+
+/// What comes from another node for one rank alone is received in its output: in place, where its input is nobody's any more.
+#[test]
+fn what_lands_in_an_output_is_read_nowhere_else() {
+    let family = |collective, nodes: &[usize]| candidates(collective, &Shape::new(nodes));
+    let all_reduce = |nodes: &[usize], n| family(Collective::AllReduce, nodes).remove(n);
+    // Each rank's half of two, and every rank's part but its own of others; with a second rank on each node, others read what comes, too.
+    let plans = [
+        (all_reduce(&[1, 1], 0), 0),
+        (all_reduce(&[1, 1], 1), 2),
+        (all_reduce(&[1; 4], 1), 6),
+        (all_reduce(&[2, 2], 1), 0),
+        (exchanged(), 0),
+        (read_by_another(), 1),
+        (family(Collective::AllGather, &[1, 1, 1]).remove(0), 6),
+        (
+            family(Collective::Broadcast { root: 0 }, &[1, 1, 1]).remove(0),
+            4,
+        ),
+    ];
+    for (plan, expected) in plans {
+        let name = format!("{} by {}", plan.collective.name(), plan.name);
+        let checked = plan.check().expect("a right plan");
+        assert_eq!(checked.facts().lands.len(), expected, "{name}");
+        for seed in if cfg!(miri) { 1..2 } else { 0..100 } {
+            let scenario = Scenario {
+                seed,
+                counts: if cfg!(miri) {
+                    vec![20, 5]
+                } else {
+                    vec![70, 5, 90]
+                },
+                piece: 64,
+                window: 1 + seed as usize % 3,
+                in_place: seed % 4 != 0,
+                gathers: seed % 5 != 4,
+                ..Scenario::default()
+            };
+            let done = simulate(&checked, &scenario);
+            assert!(done.is_ok(), "{name}, {scenario:?}: {done:?}");
+        }
+    }
+}
+
 /// Who shows its memory hears from all who read it before its call is over: the simulator writes over it then.
 #[test]
 #[cfg_attr(

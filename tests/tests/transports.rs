@@ -15,7 +15,7 @@ use hfr_transport::chaos::Chaos;
 use hfr_transport::local::{Local, Places, Seat};
 use hfr_transport::shm::Segment;
 use hfr_transport::sim::{SimNet, SimWire};
-use hfr_transport::{Error, Event, PeerAddress, Put, Transport};
+use hfr_transport::{Ask, Error, Event, PeerAddress, Put, Transport};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,6 +46,7 @@ macro_rules! wire {
             put_does_not_wait_for_a_peer_that_does_not_poll
             the_source_may_be_overwritten_after_sent
             a_body_is_sent_from_where_it_lies
+            what_has_a_landing_lands_there_and_nothing_else_does
             a_notice_without_bytes_touches_nothing
             further_peers_can_be_connected_later
             a_put_to_a_stranger_is_an_error
@@ -147,10 +148,14 @@ impl Transport for Driven {
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+        self.poll_landing(&mut |_, _| None, events)
+    }
+
+    fn poll_landing(&mut self, ask: &mut Ask<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
         for _ in 0..3 {
             self.net.advance();
         }
-        self.wire.poll(events)
+        self.wire.poll_landing(ask, events)
     }
 
     fn watch(&self, fds: &mut Vec<(RawFd, bool)>) {

@@ -37,6 +37,7 @@ macro_rules! wire {
             put_does_not_wait_for_a_peer_that_does_not_poll
             the_source_may_be_overwritten_after_sent
             a_body_is_sent_from_where_it_lies
+            what_has_a_landing_lands_there_and_nothing_else_does
             a_notice_without_bytes_touches_nothing
             further_peers_can_be_connected_later
             a_put_to_a_stranger_is_an_error

@@ -24,4 +24,4 @@ pub mod verbs;
 pub mod wire;
 
 #[cfg(not(loom))]
-pub use wire::{Body, Error, Event, Notice, PeerAddress, Put, Transport};
+pub use wire::{Ask, Body, Error, Event, Landing, Notice, PeerAddress, Put, Transport};

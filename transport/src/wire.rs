@@ -2,7 +2,8 @@
 //! peers; it knows no plan, no counter and no clock but the deadline it is given while connecting.
 //!
 //! What every wire promises (the contract suite in `tests/` checks each of them against it):
-//! 1. after `Arrived` has been returned by `poll`, all bytes of that put are visible in the receiver's segment;
+//! 1. after `Arrived` has been returned by `poll`, all bytes of that put are visible in the receiver's segment, or its last ones in the landing that the
+//!    wire has asked for;
 //! 2. notices from one sender arrive in the order of its puts to this receiver, each exactly once;
 //! 3. after `Sent`, the source bytes may be overwritten;
 //! 4. `put` and `poll` never block and never allocate once the queues have grown to what the plan needs;
@@ -78,6 +79,57 @@ impl Put {
     }
 }
 
+/// Memory of the receiver, promised to be nobody else's from when a wire is told of it until that has reported the put as arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Landing {
+    at: *mut u8,
+    len: usize,
+}
+
+// SAFETY: an address that only the wire writes to, on whatever thread has it; `new` has promised the memory.
+unsafe impl Send for Landing {}
+
+impl Landing {
+    /// The `len` bytes at `at`.
+    ///
+    /// # Safety
+    /// They must be writable, and nobody else may touch them, until the wire has reported `Arrived` for the put that they are meant for, or is not
+    /// polled again.
+    pub unsafe fn new(at: *mut u8, len: usize) -> Landing {
+        Landing { at, len }
+    }
+
+    /// What is left of it behind `bytes` bytes.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    pub fn behind(self, bytes: usize) -> Landing {
+        Landing {
+            at: self.at.wrapping_add(bytes),
+            len: self.len.checked_sub(bytes).expect("bytes of the landing"),
+        }
+    }
+
+    /// Its first byte.
+    pub fn at(&self) -> *mut u8 {
+        self.at
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// Asked by a wire for a put that begins to come in, by its notice and its length: where are its last bytes wanted? Those that lie in no landing go into
+/// the segment.
+pub type Ask<'a> = dyn FnMut(Notice, usize) -> Option<Landing> + 'a;
+
 /// What `poll` reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -86,7 +138,7 @@ pub enum Event {
         /// The ticket of the put.
         ticket: u64,
     },
-    /// A put from `from` has arrived; its bytes are in this node's segment.
+    /// A put from `from` has arrived; its bytes are in this node's segment, or the last ones in their landing.
     Arrived {
         /// Global rank of the sender.
         from: usize,
@@ -137,6 +189,13 @@ pub trait Transport: Send {
 
     /// Makes progress and appends what happened to `events`.
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<(), Error>;
+
+    /// As `poll`; a wire that receives bytes itself, and gathers, may ask where those of a put are to land, once for each. Nothing is written there but in this
+    /// call.
+    fn poll_landing(&mut self, ask: &mut Ask<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
+        let _ = ask;
+        self.poll(events)
+    }
 
     /// Appends the file descriptors a parked rank has to watch, each with whether it waits for writability too. A wire whose
     /// arrivals ring the doorbell of the receiving rank by themselves appends nothing. Some wires only make a descriptor readable by

@@ -61,7 +61,16 @@ impl Engine {
                 self.take(job, chunk, piece, (slot.at(turn), within), alias, over);
                 Ok(())
             }
-            Op::Give { from, piece, back } => self.give(job, chunk, turn, from, piece, back),
+            Op::Give {
+                from,
+                piece,
+                back,
+                lands,
+            } => {
+                let there =
+                    lands.is_some_and(|counter| self.has_landed(counter, self.runs[run].done[i]));
+                self.give(job, chunk, turn, (from, back), piece, there)
+            }
             Op::Reduce { .. } => self.reduce(run, i, job, chunk, turn),
             Op::Nothing => Ok(()),
             Op::Put { .. } | Op::SignalAway { .. } => unreachable!("puts are begun by `begin`"),
@@ -91,7 +100,9 @@ impl Engine {
                 // SAFETY: the job promises the input; the slot is ours until its counter is raised, which waits for the ticket.
                 unsafe { self.device().copy_in(source, target, bytes, ticket) }
             }
-            Op::Give { from, piece, back } => {
+            Op::Give {
+                from, piece, back, ..
+            } => {
                 let (target, count) = job.output(piece, chunk);
                 let bytes = count * job.size;
                 let (source, same) = match from {
@@ -141,7 +152,7 @@ impl Engine {
     pub(super) fn body(
         &self,
         job: &Job,
-        chunk: u64,
+        (chunk, base): (u64, u64),
         at: usize,
         source: Source,
         bytes: usize,
@@ -153,9 +164,14 @@ impl Engine {
                     ..Header::default()
                 };
                 self.write_header(at, header);
-                job.input(piece, chunk).0
+                job.input(piece, chunk - base).0
             }
-            Source::Output(piece) if !job.sides.output => job.output(piece, chunk).0.cast_const(),
+            Source::Output(piece) if !job.sides.output => {
+                job.output(piece, chunk - base).0.cast_const()
+            }
+            Source::Landed(piece, counter) if self.has_landed(counter, chunk) => {
+                job.output(piece, chunk - base).0.cast_const()
+            }
             _ => return None,
         };
         // Of no elements there may be no buffer.
@@ -214,9 +230,9 @@ impl Engine {
         job: &Job,
         chunk: u64,
         turn: Turn,
-        from: Term,
+        (from, back): (Term, Option<Slots>),
         piece: Piece,
-        back: Option<Slots>,
+        there: bool,
     ) -> Result<(), Fault> {
         let (target, count) = job.output(piece, chunk);
         let bytes = count * job.size;
@@ -226,7 +242,8 @@ impl Engine {
             }
             Term::Own(input, _) => job.input(input, chunk).0,
             Term::Slot(from, author) => {
-                let Some(lies) = self.find(job, turn, (from, back), author, bytes)? else {
+                let lies = self.find(job, turn, (from, back), author, bytes)?;
+                let Some(lies) = lies.filter(|_| !there) else {
                     return Ok(());
                 };
                 // SAFETY: the job promises the output, in which nothing of this lies.

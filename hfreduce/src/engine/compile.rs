@@ -1,6 +1,7 @@
 //! From a checked plan to one rank's steps: cells become counters and offsets, pieces stay pieces. Nothing here touches memory; the offsets
 //! come from `Layout` and are proved to lie inside what the plan was given by `Place`.
 
+use super::program::{Author, Gate, Lands, Op, Place, Program, Raise, Source, Step, Target, Term};
 use crate::{
     layout::{Layout, Slots},
     plan::{Act, CellId, Checked, Direct, Piece, TakeAlias},
@@ -9,180 +10,6 @@ use crate::{
 /// Ranks of a node up to which a result goes back to each in the slot that its input came in, in a copy for each: whoever writes a line last
 /// then writes it next, and lines cross between cores half as often. With more ranks the copies cost more than that saves.
 const MOST_BACK: usize = 4;
-
-/// What a plan was given on every node: where its slots begin in the node's segment and where its counters begin on the node's board.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// By node: byte offset of its first slot.
-    pub slots: Vec<usize>,
-    /// By node: number of its first counter.
-    pub counters: Vec<usize>,
-}
-
-/// A counter a step waits for.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    /// Number on this node's board.
-    pub counter: usize,
-    /// The cell's slots, where its stamp tells as well.
-    pub slot: Option<Slots>,
-    /// The rank that raises it, for reports.
-    pub writer: u32,
-    /// The value seen last; saves reading a busy line again.
-    pub seen: u64,
-}
-
-/// Who wrote a slot.
-#[derive(Clone, Copy, Debug)]
-pub struct Author {
-    /// The rank.
-    pub rank: u32,
-    /// Its number on its node.
-    pub local: usize,
-    /// Whether it is on another node: where bytes lie on that node, and who was given them there, means nothing here.
-    pub away: bool,
-}
-
-/// What a step reads: a term of a reduction, or what is given.
-#[derive(Clone, Copy, Debug)]
-pub enum Term {
-    /// In these slots, or where the slot's header says; written by this rank.
-    Slot(Slots, Author),
-    /// The rank's own input: in place where the CPU can read it, otherwise in these slots.
-    Own(Piece, Slots),
-}
-
-/// Where what is put lies, behind the slot's header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// In the slot.
-    Slot,
-    /// In the rank's own input, where the CPU can read it; otherwise in the slot.
-    Input(Piece),
-    /// In the rank's own output, as above.
-    Output(Piece),
-}
-
-/// An output that a reduction may write itself.
-#[derive(Clone, Copy, Debug)]
-pub enum Target {
-    /// The rank's own output piece.
-    Own(Piece),
-    /// That of the rank whose taken piece is a term.
-    Of {
-        /// Which term.
-        term: usize,
-        /// Bit of its local rank.
-        bit: u64,
-        /// Whether the result may go back to that term's slot, where the output is out of reach.
-        back: bool,
-    },
-}
-
-/// What a step does, with offsets.
-#[derive(Clone, Debug)]
-pub enum Op {
-    /// Copy or announce a piece of the own input.
-    Take {
-        /// Which.
-        piece: Piece,
-        /// Where.
-        slot: Slots,
-        /// Whether it may stay where it is.
-        alias: TakeAlias,
-        /// The piece of the own output that lies over it when in place.
-        over: Option<Piece>,
-        /// Whether few bytes may stand in the slot's header: only ranks of the node read it.
-        within: bool,
-    },
-    /// Add.
-    Reduce {
-        /// In the plan's order.
-        terms: Vec<Term>,
-        /// The piece they are of.
-        part: Piece,
-        /// Leading raw inputs.
-        raw: usize,
-        /// Whether the result is complete.
-        last: bool,
-        /// Where.
-        slot: Slots,
-        /// Outputs to write directly.
-        targets: Vec<Target>,
-        /// Whether someone reads the slot who is not among the targets.
-        shared: bool,
-        /// Whether this rank puts what it has written into its own output.
-        sent: bool,
-    },
-    /// Send a slot.
-    Put {
-        /// Receiving rank.
-        peer: usize,
-        /// The piece it carries.
-        part: Piece,
-        /// Slots here.
-        from: Slots,
-        /// What follows their header.
-        source: Source,
-        /// Slots there.
-        to: Slots,
-        /// The counter there.
-        counter: usize,
-    },
-    /// Copy into the own output.
-    Give {
-        /// What.
-        from: Term,
-        /// Which piece.
-        piece: Piece,
-        /// Slots of the own input that the result is of, in which it may have come back.
-        back: Option<Slots>,
-    },
-    /// Tell another node.
-    SignalAway {
-        /// Receiving rank.
-        peer: usize,
-        /// The counter there.
-        counter: usize,
-    },
-    /// Only raise, or only wait.
-    Nothing,
-}
-
-/// A counter of this node to raise when a step is done, and whom to wake.
-#[derive(Clone, Debug)]
-pub struct Raise {
-    /// Number on this node's board.
-    pub counter: usize,
-    /// The cell's slots, where it is to be stamped.
-    pub slot: Option<Slots>,
-    /// Local ranks that wait for it, except this one.
-    pub ring: Vec<usize>,
-}
-
-/// One stage of this rank.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// Its number in the plan, for reports.
-    pub stage: usize,
-    /// What it waits for.
-    pub gates: Vec<Gate>,
-    /// What it does.
-    pub op: Op,
-    /// What it raises on this node.
-    pub raise: Option<Raise>,
-}
-
-/// What one rank does of a plan.
-#[derive(Clone, Debug)]
-pub struct Program {
-    /// The rank's stages, those first that come earliest in the chunk, otherwise in plan order.
-    pub steps: Vec<Step>,
-    /// Counters of this node that peers' puts and signals to this rank raise.
-    pub arrivals: Vec<Raise>,
-    /// Ranks of other nodes that this rank sends to or receives from.
-    pub peers: Vec<usize>,
-}
 
 /// Compiles `rank`'s part of a plan, for a wire that `gathers` or does not.
 pub fn compile(
@@ -216,6 +43,7 @@ impl Compiler<'_> {
     fn program(&self) -> Program {
         let plan = self.checked.plan();
         let (mut steps, mut arrivals, mut peers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut lands = Vec::new();
         let levels = plan.levels();
         for (i, stage) in plan.stages.iter().enumerate() {
             let to = stage.to.map(|c| (c, plan.cells[c.index()]));
@@ -229,6 +57,12 @@ impl Compiler<'_> {
                 && cell.home as usize == self.rank
             {
                 arrivals.push(self.raise(id));
+                let piece = self.checked.facts().lands.get(&id);
+                // What has landed is put on from there.
+                lands.extend(piece.filter(|_| self.gathers).map(|&piece| Lands {
+                    counter: self.counter(id),
+                    piece,
+                }));
                 peers.push(stage.worker as usize);
             }
         }
@@ -239,6 +73,7 @@ impl Compiler<'_> {
         Program {
             steps,
             arrivals,
+            lands,
             peers,
         }
     }
@@ -299,6 +134,11 @@ impl Compiler<'_> {
                 let output = facts.sent.get(&put);
                 output.map_or(Source::Slot, |piece| Source::Output(*piece))
             }
+            Act::Put { .. } if self.gathers => {
+                facts.lands.get(&from).map_or(Source::Slot, |piece| {
+                    Source::Landed(*piece, self.counter(from))
+                })
+            }
             _ => Source::Slot,
         }
     }
@@ -352,6 +192,12 @@ impl Compiler<'_> {
                 from: self.given(*from),
                 piece: *piece,
                 back: self.back(i, *from),
+                lands: self
+                    .checked
+                    .facts()
+                    .lands
+                    .get(from)
+                    .map(|_| self.counter(*from)),
             },
             Act::Signal => {
                 let to = stage.to.expect("a signal writes a token");

@@ -1,16 +1,20 @@
 //! What the wire and the device report: puts and copies that have ended, and notices of other nodes.
 
-use super::{CHUNK_BITS, Engine, Fault};
+use super::{CHUNK_BITS, Engine, Fault, counter_of};
 use hfr_transport::{Event, Notice, Transport};
 
 impl Engine {
     /// Lets the wire make progress and takes what it reports.
     pub(super) fn poll(&mut self) -> Result<bool, Fault> {
-        let Some(transport) = &mut self.transport else {
+        let Some(mut transport) = self.transport.take() else {
             return Ok(false);
         };
         let mut events = std::mem::take(&mut self.events);
-        let polled = transport.poll(&mut events);
+        let polled = transport.poll_landing(
+            &mut |notice, bytes| self.landing(notice, bytes),
+            &mut events,
+        );
+        self.transport = Some(transport);
         let moved = !events.is_empty();
         for event in events.drain(..) {
             match event {
@@ -56,7 +60,7 @@ impl Engine {
     }
 
     fn arrived(&mut self, notice: Notice) {
-        let counter = (notice.0 >> CHUNK_BITS) as usize;
+        let counter = counter_of(notice);
         let raise = self.arrivals.get(counter).and_then(Option::as_ref);
         let raise = raise.expect("a notice names a counter of an installed plan");
         let chunk = self.board.load(counter);

@@ -10,15 +10,18 @@ mod events;
 mod fault;
 mod find;
 mod job;
+mod landing;
 mod meter;
+mod program;
 mod reduce;
 mod tell;
 
 pub use blocked::Blocked;
-pub use compile::{Author, Gate, Op, Place, Program, Raise, Source, Step, Target, Term, compile};
+pub use compile::compile;
 pub use fault::Fault;
 pub use job::{Block, Blocks, Job, JobId};
 pub use meter::{Stage, Stages};
+pub use program::{Author, Gate, Lands, Op, Place, Program, Raise, Source, Step, Target, Term};
 
 use meter::Meter;
 use tell::{Bells, open, tell};
@@ -91,6 +94,8 @@ pub struct Engine {
     active: Vec<usize>,
     /// By counter of this node: whom to wake when a put to this rank raises it.
     arrivals: Vec<Option<Raise>>,
+    /// By counter of this node: what puts to this rank that raise it may land in.
+    landings: Vec<Option<landing::Landed>>,
     events: Vec<Event>,
     copied: Vec<u64>,
     scratch: reduce::Scratch,
@@ -132,6 +137,7 @@ impl Engine {
             epoch: 0,
             active: Vec::new(),
             arrivals: Vec::new(),
+            landings: Vec::new(),
             events: Vec::with_capacity(64),
             copied: Vec::with_capacity(64),
             scratch: reduce::Scratch::default(),
@@ -186,6 +192,7 @@ impl Engine {
             }
             self.arrivals[counter] = Some(raise);
         }
+        self.expect_landings(&program.lands, layout.slots());
         let steps = program.steps.len();
         self.runs.push(Run {
             begun: vec![0; steps],
@@ -210,6 +217,7 @@ impl Engine {
         self.runs.truncate(keep);
         self.epoch += 1;
         self.arrivals.truncate(counters);
+        self.landings.truncate(counters);
     }
 
     /// Starts a job on an installed plan, behind the jobs that are running on it.
@@ -401,7 +409,7 @@ impl Engine {
                     peer,
                     from: from.at(turn),
                     len: HEADER + bytes,
-                    body: self.body(job, chunk - base, from.at(turn), source, bytes),
+                    body: self.body(job, (chunk, base), from.at(turn), source, bytes),
                     to: to.at(turn),
                     notice: notice(counter, chunk),
                     ticket,
@@ -472,4 +480,8 @@ fn ticket(run: usize, step: usize) -> u64 {
 fn notice(counter: usize, chunk: u64) -> Notice {
     debug_assert!(counter < MAX_COUNTERS);
     Notice((counter as u32) << CHUNK_BITS | (chunk & ((1 << CHUNK_BITS) - 1)) as u32)
+}
+
+fn counter_of(notice: Notice) -> usize {
+    (notice.0 >> CHUNK_BITS) as usize
 }

@@ -1,6 +1,6 @@
 //! How ranks of a node tell each other what is done: stamps on slots, counters on the board, doorbells for those who sleep. It moves no bytes.
 
-use super::{act::stamp, compile::Raise, compile::Step};
+use super::{Raise, Step, act::stamp};
 use crate::layout::Turn;
 use hfr_transport::shm::{Board, Doorbell, Segment};
 use std::sync::atomic::Ordering;

@@ -43,6 +43,8 @@ pub struct Facts {
     pub own: HashMap<usize, Vec<usize>>,
     /// For some `Put`s: where the worker's own output holds the same, once it was reduced, and stays so.
     pub sent: HashMap<usize, Piece>,
+    /// For some cells that another node puts: the piece of their home's output in which the bytes may be received at once.
+    pub lands: HashMap<CellId, Piece>,
     /// For each `Reduce`: how many leading terms are raw inputs.
     pub raw: HashMap<usize, usize>,
     /// For each `Reduce`: whether its result is complete (an average divides there).
@@ -146,6 +148,7 @@ impl<'a> Checker<'a> {
         flow.every_message_taken(self.plan, &self.facts)?;
         self.aliases(&flow);
         self.partners(&flow);
+        self.landings();
         self.facts.piece = self
             .values
             .iter()

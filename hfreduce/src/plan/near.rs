@@ -111,6 +111,31 @@ impl Checker<'_> {
             })
     }
 
+    /// What comes from another node for its home alone, to be given and perhaps put on, may be received where it is given. In place the rank's own
+    /// input lies there, which is part of what comes: so it went through a reader before that is done with it, and where it has other readers
+    /// they read a copy.
+    pub(super) fn landings(&mut self) {
+        let stages = &self.plan.stages;
+        for stage in stages {
+            let (Act::Put { .. }, Some(to)) = (&stage.act, stage.to) else {
+                continue;
+            };
+            let home = self.plan.cells[to.index()].home;
+            let readers = self.facts.readers[to.index()].iter().map(|r| &stages[*r]);
+            let gives = readers.clone().filter_map(|reader| match reader.act {
+                Act::Give { piece, .. } => Some(piece),
+                _ => None,
+            });
+            let alone = readers.clone().all(|reader| {
+                let moves = matches!(reader.act, Act::Give { .. } | Act::Put { .. });
+                moves && reader.worker == home
+            });
+            if let ([piece], true) = (&gives.collect::<Vec<_>>()[..], alone) {
+                self.facts.lands.insert(to, *piece);
+            }
+        }
+    }
+
     /// Where two ranks of a node show each other what they have, each may write next where it has read: both cells' readers must be done when
     /// either rank comes to write again.
     pub(super) fn partners(&mut self, flow: &Flow) {

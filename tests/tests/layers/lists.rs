@@ -88,6 +88,7 @@ pub const UNSAFE: &[&str] = &[
     "hfreduce/src/engine/act.rs",
     "hfreduce/src/engine/find.rs",
     "hfreduce/src/engine/job.rs",
+    "hfreduce/src/engine/landing.rs",
     "hfreduce/src/engine/mod.rs",
     "hfreduce/src/engine/reduce.rs",
     "hfreduce/src/kernel/avx2.rs",

@@ -4,7 +4,7 @@ use super::drive::{
     End, Guard, Random, SEGMENT, connect, fill, pattern, poll_until, read, seed, share, write,
 };
 use super::traffic::{Checked, Trader};
-use hfr_transport::{Body, Event, Notice, Put};
+use hfr_transport::{Body, Event, Landing, Notice, Put};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 fn notices(events: &[Event]) -> Vec<(usize, u32)> {
@@ -229,6 +229,85 @@ pub fn a_body_is_sent_from_where_it_lies(make: impl Fn(usize) -> Vec<End>) {
             "{head} and {rest} bytes"
         );
     }
+}
+
+/// A wire that asks for landings asks once for a put with bytes, and writes its last bytes there; what it does not ask for lies in the segment.
+pub fn what_has_a_landing_lands_there_and_nothing_else_does(make: impl Fn(usize) -> Vec<End>) {
+    const ROOM: usize = 3 << 20;
+    let _guard = Guard::new();
+    let mut ends = make(2);
+    connect(&mut ends, 0..2);
+    // Bytes of the segment and of the landing; none is wanted elsewhere in the second row, and more than there is in the last.
+    let puts = [
+        (64, 100_000),
+        (70_000, 0),
+        (64, 16 << 10),
+        (0, 9),
+        (8, 8),
+        (1, 2 << 20),
+        (0, 0),
+        (500, 40_000),
+        (64, 65),
+        (30, ROOM),
+    ];
+    let mut asked_in_all = 0;
+    for round in 0..4 {
+        let (mut at, mut places, mut all) = (3, Vec::new(), Vec::new());
+        fill(&ends[1].1, 0..ROOM, 0xCD);
+        for (n, &(head, rest)) in puts.iter().enumerate() {
+            let len = if rest == ROOM { head } else { head + rest };
+            let mut bytes = vec![0; len];
+            pattern(100 * round + n as u64, &mut bytes);
+            write(&ends[0].1, at, &bytes);
+            let put = Put {
+                peer: 1,
+                from: at,
+                len,
+                to: at,
+                notice: Notice(n as u32),
+                body: None,
+                ticket: n as u64,
+            };
+            ends[0].0.put(put).unwrap();
+            places.push(at);
+            all.push(bytes);
+            at += len + 1;
+        }
+        assert!(at < ROOM);
+        let mut elsewhere: Vec<_> = puts.iter().map(|(_, rest)| vec![0xAB; *rest]).collect();
+        let mut asked = vec![0; puts.len()];
+        let mut events = vec![Vec::new(); 2];
+        while notices(&events[1]).len() < puts.len() || sent(&events[0]) < puts.len() {
+            ends[0].0.poll(&mut events[0]).unwrap();
+            let mut ask = |Notice(n): Notice, len: usize| {
+                let n = n as usize;
+                assert_eq!(len, all[n].len());
+                asked[n] += 1;
+                let target = &mut elsewhere[n];
+                // SAFETY: nobody looks at it before all have arrived, and it lives as long.
+                let landing = unsafe { Landing::new(target.as_mut_ptr(), target.len()) };
+                (n != 1).then_some(landing)
+            };
+            ends[1].0.poll_landing(&mut ask, &mut events[1]).unwrap();
+        }
+        for (n, &(head, rest)) in puts.iter().enumerate() {
+            let (bytes, place) = (&all[n], places[n]);
+            assert!(asked[n] <= usize::from(!bytes.is_empty()), "{n}: {asked:?}");
+            asked_in_all += asked[n];
+            let lands = asked[n] > 0 && rest < ROOM && rest > 0;
+            let there = if lands { head } else { bytes.len() };
+            let segment = read(&ends[1].1, place..place + bytes.len() + 1);
+            assert!(segment[..there] == bytes[..there], "put {n}, round {round}");
+            assert!(segment[there..].iter().all(|b| *b == 0xCD), "put {n}");
+            if lands {
+                assert!(elsewhere[n] == bytes[head..], "put {n}, round {round}");
+            } else {
+                assert!(elsewhere[n].iter().all(|b| *b == 0xAB), "put {n}");
+            }
+        }
+    }
+    let receives = ends[0].0.name() != "local" && ends[0].0.name() != "verbs";
+    assert_eq!(asked_in_all > 0, receives);
 }
 
 /// A put of no bytes is a notice, in its place among the others, and its offsets mean nothing.

@@ -6,7 +6,7 @@ mod script;
 
 pub use script::{Act, Hold, Script, ScriptError};
 
-use crate::wire::{Error, Event, PeerAddress, Put, Transport};
+use crate::wire::{Ask, Error, Event, PeerAddress, Put, Transport};
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -180,14 +180,18 @@ impl<T: Transport> Transport for Chaos<T> {
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+        self.poll_landing(&mut |_, _| None, events)
+    }
+
+    fn poll_landing(&mut self, ask: &mut Ask<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
         self.polls += 1;
         if !self.held.is_empty() {
             self.release()?;
         }
         if self.cut.is_empty() {
-            return self.inner.poll(events);
+            return self.inner.poll_landing(ask, events);
         }
-        let result = self.inner.poll(&mut self.passed);
+        let result = self.inner.poll_landing(ask, &mut self.passed);
         let cut = &self.cut;
         events.extend(self.passed.drain(..).filter(|event| match event {
             Event::Arrived { from, .. } => !cut.contains(from),
@@ -229,6 +233,10 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
 
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
         (**self).poll(events)
+    }
+
+    fn poll_landing(&mut self, ask: &mut Ask<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
+        (**self).poll_landing(ask, events)
     }
 
     fn watch(&self, fds: &mut Vec<(RawFd, bool)>) {

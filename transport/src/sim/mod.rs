@@ -14,7 +14,7 @@ mod script;
 pub use script::{Fault, Links};
 
 use crate::shm::Segment;
-use crate::wire::{Error, Event, PeerAddress, Put, Transport};
+use crate::wire::{Ask, Error, Event, PeerAddress, Put, Transport};
 use net::Net;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -127,7 +127,11 @@ impl Transport for SimWire {
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
-        self.net.lock().poll(self.rank, events)
+        self.poll_landing(&mut |_, _| None, events)
+    }
+
+    fn poll_landing(&mut self, ask: &mut Ask<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
+        self.net.lock().poll(self.rank, ask, events)
     }
 
     fn watch(&self, _fds: &mut Vec<(RawFd, bool)>) {}

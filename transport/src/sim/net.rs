@@ -6,7 +6,7 @@ use super::error;
 use super::random::Random;
 use super::script::{Fault, Links};
 use crate::shm::Segment;
-use crate::wire::{Error, Event, Put};
+use crate::wire::{Ask, Error, Event, Landing, Put};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::Range;
@@ -33,6 +33,9 @@ struct Flight {
     put: Put,
     bytes: Vec<u8>,
     split: usize,
+    /// Where its last bytes go, and whether that was asked: as soon as the receiver looks, unless some bytes are there before.
+    landing: Option<Landing>,
+    asked: bool,
     landed: [bool; 2],
     steps_left: u8,
 }
@@ -41,6 +44,8 @@ struct Flight {
 #[derive(Default)]
 struct Seat {
     inbox: Vec<Event>,
+    /// What goes into landings when it looks next.
+    due: Vec<(Landing, Vec<u8>)>,
     peers: BTreeSet<usize>,
     /// Peers out of reach, and why.
     lost: BTreeMap<usize, &'static str>,
@@ -195,6 +200,8 @@ impl Net {
                 put,
                 bytes: Vec::new(),
                 split: self.random.up_to(put.len as u64) as usize,
+                landing: None,
+                asked: false,
                 landed: [false; 2],
                 steps_left: 5,
             },
@@ -261,10 +268,15 @@ impl Net {
         if !broken && !self.seats[from].gone && !self.seats[put.peer].gone {
             match step {
                 Step::Read(_) => flight.bytes = read(&self.segments[from], &put),
-                Step::Land(_, second) => flight.land(&self.segments[put.peer], second),
+                Step::Land(_, second) => {
+                    let due = flight.land(&self.segments[put.peer], second);
+                    self.seats[put.peer].due.extend(due);
+                }
                 Step::Arrive(_) => {
-                    flight.land(&self.segments[put.peer], false);
-                    flight.land(&self.segments[put.peer], true);
+                    for second in [false, true] {
+                        let due = flight.land(&self.segments[put.peer], second);
+                        self.seats[put.peer].due.extend(due);
+                    }
                     let notice = put.notice;
                     self.seats[put.peer]
                         .inbox
@@ -316,10 +328,26 @@ impl Net {
         }
     }
 
-    pub fn poll(&mut self, rank: usize, events: &mut Vec<Event>) -> Result<(), Error> {
+    pub fn poll(
+        &mut self,
+        rank: usize,
+        ask: &mut Ask<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
         let seat = &mut self.seats[rank];
         if seat.gone {
             return Err(error(None, "this rank has ended in the simulation"));
+        }
+        for flight in self.flights.values_mut() {
+            if flight.put.peer == rank && flight.put.len > 0 && !flight.asked {
+                flight.asked = true;
+                let landing = ask(flight.put.notice, flight.put.len);
+                flight.landing = landing.filter(|landing| landing.len() <= flight.put.len);
+            }
+        }
+        for (landing, bytes) in seat.due.drain(..) {
+            // SAFETY: promised until the put has arrived, which is told below at the earliest, or until this rank looks no more.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), landing.at(), bytes.len()) };
         }
         events.append(&mut seat.inbox);
         match seat.lost.first_key_value() {
@@ -330,23 +358,32 @@ impl Net {
 }
 
 impl Flight {
-    /// Copies one piece into the target, once: after the notice the target belongs to the receiver.
-    fn land(&mut self, target: &Segment, second: bool) {
+    /// Copies one piece into the target, once: after the notice the target belongs to the receiver. What belongs into the landing is handed back.
+    fn land(&mut self, target: &Segment, second: bool) -> Option<(Landing, Vec<u8>)> {
+        // Nobody is asked any more.
+        self.asked = true;
         if std::mem::replace(&mut self.landed[usize::from(second)], true) {
-            return;
+            return None;
         }
         let piece = if second {
             self.split..self.put.len
         } else {
             0..self.split
         };
-        if piece.is_empty() {
-            return;
+        let head = self.put.len - self.landing.map_or(0, |landing| landing.len());
+        let (start, end) = (piece.start.min(head), piece.end.min(head));
+        if start < end {
+            let bytes = &self.bytes[start..end];
+            let to = target.at(self.put.to + start, bytes.len());
+            // SAFETY: `at` has checked the target; until `Arrived` nobody but the wire may touch it, and the simulation is locked.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         }
-        let bytes = &self.bytes[piece.clone()];
-        let to = target.at(self.put.to + piece.start, bytes.len());
-        // SAFETY: `at` has checked the target; until `Arrived` nobody but the wire may touch it, and the simulation is locked.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        let (start, end) = (piece.start.max(head), piece.end.max(head));
+        let landing = self.landing.filter(|_| start < end)?;
+        Some((
+            landing.behind(start - head),
+            self.bytes[start..end].to_vec(),
+        ))
     }
 }
 

@@ -1,11 +1,11 @@
-//! One connection to one peer after its handshake: frames out of the segment and into the segment. It knows sockets and
+//! One connection to one peer after its handshake: frames out of the segment and into the segment, or into the landing that is asked for. It knows sockets and
 //! bytes, no handshake and no other peer. Invariants: frames leave in the order of their puts; nothing is written outside the
 //! range peers may write; a put is reported as sent only when the kernel has taken its last byte, and as arrived only
-//! when its last byte lies in the segment.
+//! when its last byte lies in the segment or in its landing.
 
 use super::frame::{self, Header};
 use crate::shm::Segment;
-use crate::wire::{Body, Event, Notice, Put};
+use crate::wire::{Ask, Body, Event, Landing, Notice, Put};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv};
 use std::collections::VecDeque;
@@ -35,11 +35,37 @@ struct Outgoing {
     ticket: u64,
 }
 
-/// A frame whose payload is on its way into the segment.
+/// A frame whose payload is on its way into the segment, and behind that into its landing.
 struct Incoming {
+    /// Offset in the segment of the next byte, and how many bytes go there.
     to: usize,
-    left: usize,
+    head: usize,
+    /// The rest.
+    landing: Option<Landing>,
     notice: Notice,
+}
+
+impl Incoming {
+    fn left(&self) -> usize {
+        self.head + self.landing.map_or(0, |landing| landing.len())
+    }
+
+    /// Where the next `bytes` bytes of the payload go: in the segment, and in the landing.
+    fn next(&self, segment: &Segment, bytes: usize) -> [(*mut u8, usize); 2] {
+        let head = self.head.min(bytes);
+        let target = segment.at(self.to, head);
+        let rest = self.landing.map(|landing| (landing.at(), bytes - head));
+        [(target, head), rest.unwrap_or((target, 0))]
+    }
+
+    fn landed(&mut self, bytes: usize) {
+        let head = self.head.min(bytes);
+        self.to += head;
+        self.head -= head;
+        if let Some(landing) = &mut self.landing {
+            *landing = landing.behind(bytes - head);
+        }
+    }
 }
 
 /// A connected peer.
@@ -173,11 +199,12 @@ impl Link {
         }
     }
 
-    /// Receives until nothing more is there or the turn is over. Payloads go into `segment`, inside `writable` only.
+    /// Receives until nothing more is there or the turn is over. Payloads go into the segment, inside the part that peers may write only, and into their
+    /// landings.
     pub fn receive(
         &mut self,
-        segment: &Segment,
-        writable: &Range<usize>,
+        (segment, writable): (&Segment, &Range<usize>),
+        ask: &mut Ask<'_>,
         events: &mut Vec<Event>,
     ) -> Result<(), String> {
         let mut turn = TURN;
@@ -198,10 +225,10 @@ impl Link {
             let direct = self
                 .incoming
                 .as_ref()
-                .map_or(0, |incoming| incoming.left.min(got));
+                .map_or(0, |incoming| incoming.left().min(got));
             self.landed(direct, events);
             self.unread.end += got - direct;
-            self.unpack(segment, writable, events)?;
+            self.unpack((segment, writable), ask, events)?;
             if got < room {
                 break; // The socket is empty: the next system call would only say so.
             }
@@ -222,41 +249,50 @@ impl Link {
                 recv(&self.socket, inbox, RecvFlags::empty()).map(|(got, _)| got),
             );
         };
-        let direct = incoming.left.min(turn);
-        // SAFETY: `unpack` checked that the rest of this put lies inside the writable part of the segment; until its
-        // notice has been reported nobody of this node may touch these bytes.
-        let payload =
-            unsafe { std::slice::from_raw_parts_mut(segment.at(incoming.to, direct), direct) };
-        if direct < incoming.left {
-            return (
-                direct,
-                recv(&self.socket, payload, RecvFlags::empty()).map(|(got, _)| got),
-            );
-        }
+        let direct = incoming.left().min(turn);
+        let [head, rest] = incoming.next(segment, direct).map(|(at, len)| {
+            // SAFETY: `unpack` checked that this put's part of the segment is writable for peers; until its notice has been reported nobody of this
+            // node may touch these bytes. Whoever made the landing has promised it as long.
+            unsafe { std::slice::from_raw_parts_mut(at, len) }
+        });
+        let inbox = if direct < incoming.left() {
+            &mut []
+        } else {
+            inbox
+        };
         let room = direct + inbox.len();
-        let mut parts = [IoSliceMut::new(payload), IoSliceMut::new(inbox)];
-        (room, rustix::io::readv(&self.socket, &mut parts))
+        let result = match (head.is_empty(), rest.is_empty(), inbox.is_empty()) {
+            (false, true, true) => recv(&self.socket, head, RecvFlags::empty()).map(|(got, _)| got),
+            (true, false, true) => recv(&self.socket, rest, RecvFlags::empty()).map(|(got, _)| got),
+            _ => {
+                let mut parts = [head, rest, inbox].map(IoSliceMut::new);
+                rustix::io::readv(&self.socket, &mut parts)
+            }
+        };
+        (room, result)
     }
 
     /// Takes the frames in the inbox apart. Afterwards the inbox is empty or holds less than a header, at its start.
     fn unpack(
         &mut self,
-        segment: &Segment,
-        writable: &Range<usize>,
+        (segment, writable): (&Segment, &Range<usize>),
+        ask: &mut Ask<'_>,
         events: &mut Vec<Event>,
     ) -> Result<(), String> {
         loop {
             if let Some(incoming) = &self.incoming {
-                let bytes = &self.inbox[self.unread.clone()];
-                let bytes = &bytes[..incoming.left.min(bytes.len())];
-                if bytes.is_empty() {
+                let mut bytes = &self.inbox[self.unread.clone()];
+                let copied = incoming.left().min(bytes.len());
+                if copied == 0 {
                     break;
                 }
-                let target = segment.at(incoming.to, bytes.len());
-                // SAFETY: the target lies inside the segment (`at`) and inside its writable part (checked below, with
-                // the header); it does not overlap the inbox, which is memory of our own.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
-                let copied = bytes.len();
+                for (target, len) in incoming.next(segment, copied) {
+                    let (part, rest) = bytes.split_at(len);
+                    // SAFETY: the target lies inside the segment (`at`) and inside its writable part (checked below, with the header), or in the landing, which is
+                    // promised; it does not overlap the inbox, which is memory of our own.
+                    unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), target, len) };
+                    bytes = rest;
+                }
                 self.unread.start += copied;
                 self.landed(copied, events);
             }
@@ -270,7 +306,13 @@ impl Link {
             if header.len > 0 {
                 self.large = header.len > LARGE as u64;
             }
-            self.incoming = Some(admit(&header, writable)?);
+            let mut incoming = admit(&header, writable)?;
+            if incoming.head > 0 {
+                let landing = ask(incoming.notice, incoming.head);
+                incoming.landing = landing.filter(|landing| landing.len() <= incoming.head);
+                incoming.head -= incoming.landing.map_or(0, |landing| landing.len());
+            }
+            self.incoming = Some(incoming);
             self.landed(0, events);
         }
         self.inbox.copy_within(self.unread.clone(), 0);
@@ -278,14 +320,13 @@ impl Link {
         Ok(())
     }
 
-    /// Counts payload bytes that lie in the segment, and reports the put when all do.
+    /// Counts payload bytes that are where they belong, and reports the put when all are.
     fn landed(&mut self, bytes: usize, events: &mut Vec<Event>) {
         let Some(incoming) = &mut self.incoming else {
             return;
         };
-        incoming.to += bytes;
-        incoming.left -= bytes;
-        if incoming.left == 0 {
+        incoming.landed(bytes);
+        if incoming.left() == 0 {
             let notice = incoming.notice;
             events.push(Event::Arrived {
                 from: self.rank,
@@ -305,16 +346,17 @@ fn admit(header: &Header, writable: &Range<usize>) -> Result<Incoming, String> {
         )
     };
     let to = usize::try_from(header.to).map_err(|_| refused())?;
-    let left = usize::try_from(header.len).map_err(|_| refused())?;
+    let head = usize::try_from(header.len).map_err(|_| refused())?;
     // A notice alone writes nothing, so its target says nothing.
-    if left > 0
-        && (to < writable.start || to.checked_add(left).is_none_or(|end| end > writable.end))
+    if head > 0
+        && (to < writable.start || to.checked_add(head).is_none_or(|end| end > writable.end))
     {
         return Err(refused());
     }
     Ok(Incoming {
         to,
-        left,
+        head,
+        landing: None,
         notice: Notice(header.notice),
     })
 }

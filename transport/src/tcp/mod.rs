@@ -15,7 +15,7 @@ mod link;
 mod proof;
 
 use crate::shm::Segment;
-use crate::wire::{Error, Event, PeerAddress, Put, Transport};
+use crate::wire::{Ask, Error, Event, PeerAddress, Put, Transport};
 pub use congestion::Congestion;
 use connect::{Established, Pending};
 use link::Link;
@@ -149,12 +149,12 @@ impl Tcp {
     }
 
     /// Receives from one peer; what is wrong with it stays in its link.
-    fn receive(&mut self, at: usize, events: &mut Vec<Event>) {
+    fn receive(&mut self, at: usize, ask: &mut Ask<'_>, events: &mut Vec<Event>) {
         let link = &mut self.links[at];
         if link.ended {
             return;
         }
-        if let Err(cause) = link.receive(&self.segment, &self.writable, events) {
+        if let Err(cause) = link.receive((&self.segment, &self.writable), ask, events) {
             link.ended = true;
             link.fault.get_or_insert(cause);
             // A closed connection would make every `epoll_wait` return at once. That it cannot be taken out means that it is out.
@@ -215,6 +215,10 @@ impl Transport for Tcp {
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+        self.poll_landing(&mut |_, _| None, events)
+    }
+
+    fn poll_landing(&mut self, ask: &mut Ask<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
         events.append(&mut self.events);
         for link in self
             .links
@@ -225,7 +229,7 @@ impl Transport for Tcp {
         }
         if self.links.len() <= READ_ALL {
             for at in 0..self.links.len() {
-                self.receive(at, events);
+                self.receive(at, ask, events);
             }
         } else {
             let now = rustix::event::Timespec {
@@ -236,7 +240,7 @@ impl Transport for Tcp {
             match epoll::wait(&self.epoll, &mut ready, Some(&now)) {
                 Ok((ready, _)) => ready
                     .iter()
-                    .for_each(|ready| self.receive(ready.data.u64() as usize, events)),
+                    .for_each(|ready| self.receive(ready.data.u64() as usize, ask, events)),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => {
                     return Err(error(
