@@ -10,6 +10,8 @@ use crate::{
 
 /// Results for several receivers are computed in blocks of at most this many bytes, so that all but the first copy come out of the nearest cache.
 const BLOCK: usize = 8 << 10;
+/// Bytes of a cache line: loads that cross none are faster.
+const LINE: usize = 64;
 /// All terms of a block together are no more than this: in place, the copies go to where they were read, while it is still there.
 const TERMS: usize = 32 << 10;
 
@@ -108,12 +110,15 @@ impl Engine {
                             source
                         }
                         lies @ Lies::Memory(_) => {
-                            let all = terms.len() * bytes;
+                            let room = bytes.next_multiple_of(LINE);
+                            let all = terms.len() * room + LINE;
                             if fetched.len() < all {
                                 fetched.resize(all, 0);
                             }
                             // One pointer for all terms: each has its part, and those before are read later.
-                            let to = fetched.as_mut_ptr().wrapping_add(t * bytes);
+                            let lines = fetched.as_mut_ptr();
+                            let lines = lines.wrapping_add(lines.align_offset(LINE));
+                            let to = lines.wrapping_add(t * room);
                             // SAFETY: so many bytes of ours.
                             unsafe { self.fetch(job, lies, author, to, bytes) }?;
                             to.cast_const()

@@ -186,7 +186,7 @@ impl Core {
             Collective::AllGather if share < SHOWN_SHARE => 0,
             _ if shared => 0,
             Collective::AllToAll | Collective::AllToAllV | Collective::AllGather => 16 << 20,
-            Collective::Reduce { .. } => 256 << 10,
+            Collective::Reduce { .. } => 512 << 10,
             _ => 1 << 20,
         };
         self.reaches && bytes <= most
