@@ -1,12 +1,13 @@
-//! Sums of two 8-bit floats as halves, where the processor adds those: 32 to an instruction, no way to f32 and back. Knows AVX-512 alone.
-//! Invariant: the same bits as by way of f32. A sum of two needs more than the 11 bits of a half only where the smaller one is at most an
+//! Sums of two halves, or 8-bit floats as halves, where the processor adds those: 32 to an instruction, no way to f32 and back. Knows AVX-512 alone.
+//! Invariant: the same bits as by way of f32. That has all bits of a sum of two halves, so both ways round once. Of two 8-bit floats a sum needs more than the 11 bits of a half only where the smaller one is at most an
 //! eighth of the last place that the result keeps, and then both ways round to the larger one; any other sum is exact here. With a third term that
 //! is no longer so.
 
 use super::lanes::{Call, Lanes, Run, Sum, drive};
 use super::scalar::Single;
-use super::vector::{E4M3, E5M2, Floats, Register, e4m3_moved, instructions, round16};
+use super::vector::{E4M3, E5M2, Floats, Half, Register, e4m3_moved, instructions, round16};
 use crate::dtype::{DType, F8E4M3, F8E5M2};
+use half::f16;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -16,6 +17,7 @@ pub(super) fn sum(dtype: DType) -> Option<Run> {
         return None;
     }
     match dtype {
+        DType::F16 => Some(run::<Halves<f16>, Floats<__m512, Half, 2>>),
         DType::F8E4M3 => Some(run::<Halves<F8E4M3>, Floats<__m512, E4M3<true>, 4>>),
         DType::F8E5M2 => Some(run::<Halves<F8E5M2>, Floats<__m512, E5M2, 4>>),
         _ => None,
@@ -33,8 +35,23 @@ unsafe fn run<Two: Lanes, More: Lanes>(call: &Call<'_>) {
     }
 }
 
-/// 64 elements of format `T`.
+/// As many elements of format `T` as a register holds.
 struct Halves<T>(PhantomData<T>);
+
+impl Lanes for Halves<f16> {
+    type Acc = __m512i;
+    type Tail = Single<f16>;
+    const BYTES: usize = 2;
+    const WIDTH: usize = 32;
+    const UNROLL: usize = 4;
+
+    instructions! {
+        fn load(src: *const u8) -> __m512i { __m512i::load(src) }
+        fn store(dst: *mut u8, acc: __m512i) { __m512i::store(dst, canonical(acc)) }
+        fn stream(dst: *mut u8, acc: __m512i) { __m512i::stream(dst, canonical(acc)) }
+        fn add(a: __m512i, b: __m512i) -> __m512i { add_halves(a, b) }
+    }
+}
 
 /// Their halves, in the order of [`Register::widen8`], and which of them are NaN beside what their halves say.
 type Acc = ([__m512i; 2], __mmask64);
@@ -46,6 +63,11 @@ instructions! {
     }
     fn add_halves(a: __m512i, b: __m512i) -> __m512i {
         _mm512_castph_si512(_mm512_add_ph(_mm512_castsi512_ph(a), _mm512_castsi512_ph(b)))
+    }
+
+    fn canonical(a: __m512i) -> __m512i {
+        let nan = _mm512_cmp_ph_mask::<_CMP_UNORD_Q>(_mm512_castsi512_ph(a), _mm512_castsi512_ph(a));
+        _mm512_mask_mov_epi16(a, nan, _mm512_set1_epi16(0x7e00))
     }
 
     // The halves as bytes, without their signs, rounded to what is above the lowest bits.

@@ -75,6 +75,39 @@ fn all_pairs_of_bytes() {
     }
 }
 
+/// One of two halves is rounded once, whether the processor adds halves or f32.
+#[test]
+fn every_half_with_halves_from_everywhere() {
+    const EDGES: [u16; 12] = [
+        0, 1, 0x3ff, 0x400, 0x401, 0x3c00, 0x7bff, 0x7c00, 0x7c01, 0x7e00, 0x83ff, 0xfc00,
+    ];
+    let (step, far) = if cfg!(miri) {
+        (8191, 20_011)
+    } else {
+        (1, 4001)
+    };
+    let bytes =
+        |halves: Vec<u16>| -> Vec<u8> { halves.iter().flat_map(|h| h.to_le_bytes()).collect() };
+    let left: Vec<u16> = (0..=u16::MAX).step_by(step).collect();
+    for other in (0..=u16::MAX).step_by(far).chain(EDGES) {
+        let terms = [bytes(left.clone()), bytes(vec![other; left.len()])];
+        let pointers = [terms[0].as_ptr(), terms[1].as_ptr()];
+        let shape = Shape {
+            dtype: DType::F16,
+            op: ReduceOp::Sum,
+            ranks: 2,
+            raw: 2,
+            last: true,
+            elements: left.len(),
+        };
+        let expected = reference::reduce(&shape, &terms);
+        for variant in Variant::available() {
+            let found = reduce(variant, &shape, &pointers, 0, Store::Cached);
+            assert_same(&found, &expected, &(variant, other), 2);
+        }
+    }
+}
+
 #[test]
 fn average_of_passes_divides_once() {
     let inputs = [[1i32, -7, 9], [2, -8, 9], [4, -5, 9]];
