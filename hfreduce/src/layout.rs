@@ -99,7 +99,7 @@ pub struct Layout {
     counters: Vec<usize>,
     bytes: Vec<usize>,
     /// By node: bytes of the cells that ranks take their input into, which come first.
-    landing: Vec<usize>,
+    taken: Vec<usize>,
 }
 
 impl Layout {
@@ -141,7 +141,7 @@ impl Layout {
             let bytes = filled.iter().map(|n| n * slots as usize * slot_bytes);
             bytes.collect()
         };
-        let landing = fill(true);
+        let taken = fill(true);
         let bytes = fill(false);
         Layout {
             slots,
@@ -150,7 +150,7 @@ impl Layout {
             data,
             counters,
             bytes,
-            landing,
+            taken,
         }
     }
 
@@ -182,8 +182,8 @@ impl Layout {
     }
 
     /// Bytes of those slots that ranks take their input into; they come first.
-    pub fn landing(&self, node: usize) -> usize {
-        self.landing[node]
+    pub fn taken(&self, node: usize) -> usize {
+        self.taken[node]
     }
 
     /// The cell's number among its node's counters.

@@ -132,9 +132,9 @@ fn plans_come_and_go_when_their_memory_is_small() {
     }
 }
 
-/// What comes over TCP lands in the output of a rank that waits for it: not so where another call was made there, of which it must be told what came.
+/// What comes over TCP lands in the output of a rank that waits for it; not so where another call was made there, which must be told what came.
 #[test]
-fn nothing_lands_in_the_output_of_another_call() {
+fn what_comes_lands_in_an_output_but_not_in_that_of_another_call() {
     // The first halves are 5,056 and 5,120 bytes: with its header of 64 the shorter one would fill the longer one's output.
     const COUNTS: [usize; 2] = [10_000, 10_200];
     let errors = ranks(
@@ -148,6 +148,16 @@ fn nothing_lands_in_the_output_of_another_call() {
                 assert!(buffer.iter().all(|byte| *byte == 1 + round));
                 buffer.fill(2 + round + 5 * comm.rank() as u8);
             }
+            // Nothing is copied where the rank is there before what comes.
+            comm.measure(true);
+            if comm.rank() == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+            comm.broadcast(&mut buffer, 0).expect("broadcast");
+            let stages = comm.stages().expect("measured");
+            assert!(comm.rank() == 0 || stages.copy_out.bytes == 0, "{stages:?}");
+            assert!(buffer.iter().all(|byte| *byte == 4));
+            buffer.fill(9);
             if comm.rank() == 0 {
                 // The other one is there first.
                 std::thread::sleep(std::time::Duration::from_millis(200));

@@ -190,8 +190,8 @@ pub trait Transport: Send {
     /// Makes progress and appends what happened to `events`.
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<(), Error>;
 
-    /// As `poll`; a wire that receives bytes itself, and gathers, may ask where those of a put are to land, once for each. Nothing is written there but in this
-    /// call.
+    /// As `poll`; a wire that receives bytes itself, and gathers, may ask where those of a put are to land, at most once for each. They are written in this
+    /// call or in later ones, until the put has arrived.
     fn poll_landing(&mut self, ask: &mut Ask<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
         let _ = ask;
         self.poll(events)

@@ -210,21 +210,27 @@ fn huge_at(at: *const u8) -> usize {
     panic!("no mapping at {at:?} in {smaps}");
 }
 
-/// Whether the kernel gives huge pages to shared memory that asks for them: Linux 6.1 and later, unless denied.
+/// Whether the system gives a huge page to shared memory that asks for it: it may be too old, or have none to give.
 fn huge_pages_can_be_had() -> bool {
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    let mut next = || {
-        parts
-            .next()
-            .and_then(|n| n.parse::<u32>().ok())
-            .unwrap_or(0)
-    };
-    let chosen = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
-    (next(), next()) >= (6, 1) && chosen.is_ok_and(|text| !text.contains("[deny]"))
+    const COLLAPSE: i32 = 25;
+    let (room, access) = (3 * HUGE, libc::PROT_READ | libc::PROT_WRITE);
+    let (anywhere, here) = (
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+    );
+    // SAFETY: memory of our own, mapped and given back here.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), room, libc::PROT_NONE, anywhere, -1, 0);
+        assert_ne!(at, libc::MAP_FAILED);
+        let pages = at.byte_add(at.align_offset(HUGE));
+        assert_eq!(libc::mmap(pages, 2 * HUGE, access, here, -1, 0), pages);
+        for page in [pages, pages.byte_add(HUGE)] {
+            page.cast::<u8>().write(1);
+        }
+        let done = libc::madvise(pages, 2 * HUGE, COLLAPSE);
+        libc::munmap(at, room);
+        done == 0
+    }
 }
 
 #[test]

@@ -34,16 +34,17 @@ impl Heap {
         }
     }
 
-    /// The first stretch that has room, cut off where huge pages can start if any fits.
+    /// Part of the first stretch that has room, from where huge pages can start if they can anywhere.
     fn take(&self, bytes: usize) -> Option<usize> {
-        let step = if bytes < HUGE { PAGE } else { HUGE };
         let mut free = self.free.lock().ok()?;
-        let start = |at: usize| at.next_multiple_of(step);
-        let i = free
-            .iter()
-            .position(|&(at, len)| start(at) + bytes <= at + len)?;
+        let room = |step: usize| {
+            let fits = |&(at, len): &(usize, usize)| at.next_multiple_of(step) + bytes <= at + len;
+            Some((step, free.iter().position(fits)?))
+        };
+        let aligned = if bytes < HUGE { None } else { room(HUGE) };
+        let (step, i) = aligned.or_else(|| room(PAGE))?;
         let (at, len) = free.remove(i);
-        let taken = start(at);
+        let taken = at.next_multiple_of(step);
         let (before, behind) = ((at, taken - at), (taken + bytes, at + len - taken - bytes));
         for stretch in [behind, before] {
             if stretch.1 > 0 {
@@ -87,6 +88,8 @@ impl Heap {
         let bytes = wanted.ok_or_else(none)?;
         let at = self.take(bytes).ok_or_else(none)?;
         if let Err(error) = self.segment.reserve(at, bytes) {
+            // A part may have been reserved.
+            let _ = self.segment.release(at, bytes);
             self.put_back(at, bytes);
             return Err(Error::new(Kind::Memory, error.cause, error.remedy));
         }
@@ -158,13 +161,21 @@ mod tests {
             (small, large, next, exact),
             (PAGE, HUGE, 2 * PAGE, 3 * HUGE)
         );
-        // There is room for two more behind, and for none of three, for all that is free.
+        // Where no huge page can start with enough room behind, any page will do.
         assert_eq!(heap.take(4 * HUGE), None);
-        assert_eq!(heap.take(3 * HUGE), Some(5 * HUGE));
+        let last = heap.take(3 * HUGE + PAGE).unwrap();
+        assert_eq!(last, 5 * HUGE);
+        assert_eq!(heap.take(2 * HUGE), None);
+        heap.put_back(exact, 2 * HUGE);
+        heap.put_back(large, HUGE + PAGE);
+        assert_eq!(heap.take(4 * HUGE + PAGE), Some(5 * PAGE));
+        heap.put_back(5 * PAGE, 4 * HUGE + PAGE);
+        let large = heap.take(HUGE + PAGE).unwrap();
+        let exact = heap.take(2 * HUGE).unwrap();
         for (at, bytes) in [
             (large, HUGE + PAGE),
             (small, PAGE),
-            (5 * HUGE, 3 * HUGE),
+            (last, 3 * HUGE + PAGE),
             (exact, 2 * HUGE),
             (next, 3 * PAGE),
         ] {

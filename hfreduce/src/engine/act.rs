@@ -68,7 +68,7 @@ impl Engine {
                 lands,
             } => {
                 let there =
-                    lands.is_some_and(|counter| self.has_landed(counter, self.runs[run].done[i]));
+                    lands.is_some_and(|counter| self.landings.has(counter, self.runs[run].done[i]));
                 self.give(job, chunk, turn, (from, back), piece, there)
             }
             Op::Reduce { .. } => self.reduce(run, i, job, chunk, turn),
@@ -169,7 +169,7 @@ impl Engine {
             Source::Output(piece) if !job.sides.output => {
                 job.output(piece, chunk - base).0.cast_const()
             }
-            Source::Landed(piece, counter) if self.has_landed(counter, chunk) => {
+            Source::Landed(piece, counter) if self.landings.has(counter, chunk) => {
                 job.output(piece, chunk - base).0.cast_const()
             }
             _ => return None,

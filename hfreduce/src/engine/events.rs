@@ -6,15 +6,15 @@ use hfr_transport::{Event, Notice, Transport};
 impl Engine {
     /// Lets the wire make progress and takes what it reports.
     pub(super) fn poll(&mut self) -> Result<bool, Fault> {
-        let Some(mut transport) = self.transport.take() else {
+        let Some(transport) = &mut self.transport else {
             return Ok(false);
         };
         let mut events = std::mem::take(&mut self.events);
+        let (landings, runs, board) = (&mut self.landings, &self.runs, &self.board);
         let polled = transport.poll_landing(
-            &mut |notice, bytes| self.landing(notice, bytes),
+            &mut |notice, bytes| landings.of(runs, board, notice, bytes),
             &mut events,
         );
-        self.transport = Some(transport);
         let moved = !events.is_empty();
         for event in events.drain(..) {
             match event {

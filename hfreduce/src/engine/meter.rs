@@ -108,9 +108,10 @@ impl Kind {
 }
 
 impl Meter {
-    /// A step of a job's chunk is begun.
-    pub(super) fn begin_step(&mut self, op: &Op, job: &Job, chunk: u64) {
+    /// A step of a job's chunk is begun; what has `landed` where it is to be given is not copied.
+    pub(super) fn begin_step(&mut self, op: &Op, job: &Job, chunk: u64, landed: bool) {
         let count = match op {
+            Op::Give { .. } if landed => 0,
             Op::Take { piece, .. } => job.input(*piece, chunk).1,
             Op::Give { piece, .. } => job.output(*piece, chunk).1,
             Op::Put { part, .. } => job.input(*part, chunk).1,

@@ -94,8 +94,7 @@ pub struct Engine {
     active: Vec<usize>,
     /// By counter of this node: whom to wake when a put to this rank raises it.
     arrivals: Vec<Option<Raise>>,
-    /// By counter of this node: what puts to this rank that raise it may land in.
-    landings: Vec<Option<landing::Landed>>,
+    landings: landing::Landings,
     events: Vec<Event>,
     copied: Vec<u64>,
     scratch: reduce::Scratch,
@@ -137,7 +136,7 @@ impl Engine {
             epoch: 0,
             active: Vec::new(),
             arrivals: Vec::new(),
-            landings: Vec::new(),
+            landings: landing::Landings::default(),
             events: Vec::with_capacity(64),
             copied: Vec::with_capacity(64),
             scratch: reduce::Scratch::default(),
@@ -192,7 +191,8 @@ impl Engine {
             }
             self.arrivals[counter] = Some(raise);
         }
-        self.expect_landings(&program.lands, layout.slots());
+        self.landings
+            .install(&program.lands, self.runs.len(), layout.slots());
         let steps = program.steps.len();
         self.runs.push(Run {
             begun: vec![0; steps],
@@ -364,7 +364,9 @@ impl Engine {
         }
         r.begun[i] += 1;
         if let Some(meter) = &mut self.meter {
-            meter.begin_step(&r.steps[i].op, job, chunk - base);
+            let op = &r.steps[i].op;
+            let landed = matches!(*op, Op::Give { lands: Some(counter), .. } if self.landings.has(counter, chunk));
+            meter.begin_step(op, job, chunk - base, landed);
         }
         if copied {
             self.act_on_device(run, i, job, chunk - base, turn)?;

@@ -1,5 +1,6 @@
 //! Sums of two halves, or 8-bit floats as halves, where the processor adds those: 32 to an instruction, no way to f32 and back. Knows AVX-512 alone.
-//! Invariant: the same bits as by way of f32. That has all bits of a sum of two halves, so both ways round once. Of two 8-bit floats a sum needs more than the 11 bits of a half only where the smaller one is at most an
+//! Invariant: the same bits as by way of f32. Of two halves that rounds a sum twice, which gives what rounding once does, since f32 has 24 bits, two more
+//! than twice the 11 of a half (and what is denormal is exact in both). Of two 8-bit floats a sum needs more than the 11 bits of a half only where the smaller one is at most an
 //! eighth of the last place that the result keeps, and then both ways round to the larger one; any other sum is exact here. With a third term that
 //! is no longer so.
 

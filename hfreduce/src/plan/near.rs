@@ -112,8 +112,9 @@ impl Checker<'_> {
     }
 
     /// What comes from another node for its home alone, to be given and perhaps put on, may be received where it is given. In place the rank's own
-    /// input lies there, which is part of what comes: so it went through a reader before that is done with it, and where it has other readers
-    /// they read a copy.
+    /// input may lie there. Of a sum it is a part: it went through a reader that is done with it, and where it has other readers they read a
+    /// copy (`stays` wants a reader that is given the sum itself). What is only moved is given to the rank that brought it or lies over no
+    /// input that anybody is given.
     pub(super) fn landings(&mut self) {
         let stages = &self.plan.stages;
         for stage in stages {

@@ -75,7 +75,7 @@ fn all_pairs_of_bytes() {
     }
 }
 
-/// One of two halves is rounded once, whether the processor adds halves or f32.
+/// A sum of two halves is what rounding it once gives, whether the processor adds halves, or f32 and rounds twice.
 #[test]
 fn every_half_with_halves_from_everywhere() {
     const EDGES: [u16; 12] = [

@@ -130,7 +130,7 @@ fn huge(root: &Root) -> Vec<Check> {
                 "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled (only who asks for huge pages gets them then)",
             )
         } else {
-            Check::ok(what, "given to who asks for them")
+            Check::ok(what, "given to who asks for them, from Linux 6.1 on")
         });
     }
     let count = |name: &str| meminfo(root, name).unwrap_or(0);

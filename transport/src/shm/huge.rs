@@ -8,6 +8,8 @@ use std::{ffi::c_int, io, ops::Range};
 /// Bytes of a huge page with pages of 4 KiB, on x86-64 and on Arm alike. A mapping that starts on a multiple of it can have them.
 pub const HUGE: usize = 2 << 20;
 
+/// Bytes of a small page.
+pub(super) const SMALL: usize = 4096;
 /// `MADV_COLLAPSE`, which the headers of some C libraries do not have.
 const COLLAPSE: c_int = 25;
 
@@ -15,6 +17,13 @@ const COLLAPSE: c_int = 25;
 pub(super) fn within(range: Range<usize>) -> Range<usize> {
     let start = range.start.next_multiple_of(HUGE);
     start..(range.end / HUGE * HUGE).max(start)
+}
+
+/// Which small page of the huge page at this offset is to be there first: the huge page lies on the same NUMA node. Small pages are spread over nodes by
+/// their numbers; this one's number leaves the same rest as the huge page's, for any count of nodes that divides 360.
+pub(super) fn first_page(at: usize) -> usize {
+    // A huge page has 512 small ones: 512 + 209 = 1 + 2 * 360.
+    at + at / HUGE * 209 % 360 * SMALL
 }
 
 /// Puts what lies in the mapped range into huge pages, of which each must have at least one small page in it. The bytes stay as they are.
@@ -32,6 +41,18 @@ pub(super) unsafe fn collapse(at: *mut u8, bytes: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_pages_are_spread_over_nodes_as_small_ones_are() {
+        for nodes in [1, 2, 3, 4, 5, 6, 8, 9, 10, 12] {
+            for page in 0..1000 {
+                let first = first_page(page * HUGE);
+                assert_eq!(first / HUGE, page);
+                assert!(first.is_multiple_of(SMALL));
+                assert_eq!(first / SMALL % nodes, page % nodes, "{page} of {nodes}");
+            }
+        }
+    }
 
     #[test]
     fn only_whole_huge_pages_are_within() {

@@ -4,7 +4,7 @@
 
 use super::backing::{self, Backing};
 use super::error::Error;
-use super::huge::{self, HUGE};
+use super::huge::{self, HUGE, SMALL};
 use super::numa::{self, Placement};
 use rustix::fs::{self, FileType};
 use rustix::io::Errno;
@@ -15,7 +15,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
-const SMALL: usize = 4096;
+/// So many bytes are made huge pages at a time: the system hears no signal meanwhile, and gives up at the first page that it does not get.
+const ENLARGED: usize = 64 << 20;
 
 /// One node's block of shared memory. Offsets are bytes from its start and are the same in every process.
 #[derive(Debug)]
@@ -165,25 +166,25 @@ impl Segment {
         }
     }
 
-    /// Has the system make huge pages of a range of whole ones, as many as it can.
+    /// Has the system make huge pages of a range of whole ones, where it can.
     fn enlarge(
         &self,
         fd: BorrowedFd<'_>,
         backing: Backing,
         pages: Range<usize>,
     ) -> Result<(), Error> {
-        for at in pages.clone().step_by(HUGE) {
-            // A huge page lies where the small page in it does: the second one of the second huge page, and so on, so that they are spread
-            // over the NUMA nodes where small pages would be.
-            let small = at + at / HUGE * SMALL % HUGE;
-            backing::fill(fd, small as u64, SMALL as u64, backing)?;
-        }
-        if !pages.is_empty() {
-            // SAFETY: the range lies in the mapping, which starts on a multiple of `HUGE`.
-            let done = unsafe { huge::collapse(self.at(pages.start, pages.len()), pages.len()) };
-            if let Err(why) = done {
-                tracing::debug!(%why, bytes = pages.len(), "some pages stay small");
+        let mut refused = None;
+        for start in pages.clone().step_by(ENLARGED) {
+            let part = start..pages.end.min(start + ENLARGED);
+            for at in part.clone().step_by(HUGE) {
+                backing::fill(fd, huge::first_page(at) as u64, SMALL as u64, backing)?;
             }
+            // SAFETY: the range lies in the mapping, which starts on a multiple of `HUGE`.
+            let done = unsafe { huge::collapse(self.at(part.start, part.len()), part.len()) };
+            refused = refused.or(done.err());
+        }
+        if let Some(why) = refused {
+            tracing::debug!(%why, bytes = pages.len(), "some pages stay small");
         }
         Ok(())
     }
@@ -261,7 +262,7 @@ fn aligned(fd: &OwnedFd, len: usize) -> rustix::io::Result<*mut c_void> {
         let base = start.byte_add(head);
         let mapped = mm::mmap(base, len, access, flags, fd, 0);
         if mapped.is_err() {
-            mm::munmap(start, room)?;
+            let _ = mm::munmap(start, room);
             return mapped;
         }
         if head > 0 {

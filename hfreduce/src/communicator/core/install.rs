@@ -244,11 +244,12 @@ impl Core {
     /// What ranks bring comes from everywhere and is read once, so it is spread for bandwidth; sums and what other nodes send lie near the
     /// network's device, which reads and writes them.
     fn place(&self, layout: &Layout, slots: usize) {
-        let landing = layout.landing(self.node);
-        self.segment.place(slots, landing, Placement::Interleaved);
+        // In whole pages: no huge page lies in two places.
+        let all = whole_pages(layout.bytes(self.node));
+        let taken = layout.taken(self.node).next_multiple_of(page(all)).min(all);
+        self.segment.place(slots, taken, Placement::Interleaved);
         if let Some(sums) = self.sums {
-            let rest = layout.bytes(self.node) - landing;
-            self.segment.place(slots + landing, rest, sums);
+            self.segment.place(slots + taken, all - taken, sums);
         }
     }
 
