@@ -224,6 +224,10 @@ fn add(job: &Job, sources: &[*const u8], targets: &[*mut u8], sum: &Addition) {
         return;
     };
     if others.is_empty() {
+        // A group of one, in place.
+        if kernel.keeps_one() && *sources == [first.cast_const()] {
+            return;
+        }
         let store = if near > 0 { Store::Cached } else { job.store };
         // SAFETY: all sources are readable and the target writable for `count` elements: slots by the plan's proof, user memory by the
         // job's promise; the target is one of the sources or disjoint from them.

@@ -169,6 +169,8 @@ pub struct Kernel {
     run: Run,
     constants: Constants,
     dtype: DType,
+    /// Whether a single term is the result as it is.
+    keeps: bool,
     /// Elements of every term behind those that are added, to be added next.
     next: usize,
 }
@@ -211,6 +213,7 @@ impl Kernel {
             run,
             constants,
             dtype,
+            keeps: ranks == 1 && op.factor().is_none(),
             next: 0,
         })
     }
@@ -223,6 +226,11 @@ impl Kernel {
     /// The element type this kernel reduces.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// Whether one rank's input is its result as it is, though NaNs keep what they carry then. So nothing need be done in place.
+    pub fn keeps_one(&self) -> bool {
+        self.keeps
     }
 
     /// `dst[i] = op over all terms [i]`, in the order of the terms, in one pass.
