@@ -276,6 +276,10 @@ fn what_lands_in_an_output_is_read_nowhere_else() {
         let name = format!("{} by {}", plan.collective.name(), plan.name);
         let checked = plan.check().expect("a right plan");
         assert_eq!(checked.facts().lands.len(), expected, "{name}");
+        // Miri is slow: the two trees between two ranks have all of it.
+        if cfg!(miri) && (expected != 2 || checked.plan().shape.ranks() != 2) {
+            continue;
+        }
         for seed in if cfg!(miri) { 1..2 } else { 0..100 } {
             let scenario = Scenario {
                 seed,
