@@ -126,7 +126,7 @@ fn huge(root: &Root) -> Vec<Check> {
         found.push(if text.contains("[deny]") {
             Check::warn(
                 what,
-                "deny: slots and registered buffers lie on small pages, which takes a quarter longer",
+                "deny: slots and registered buffers lie on small pages, and calls on these take up to a third longer",
                 "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled (only who asks for huge pages gets them then)",
             )
         } else {
