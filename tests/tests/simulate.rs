@@ -21,6 +21,10 @@ fn collectives(shape: &Shape) -> Vec<Collective> {
 fn run(shape: &Shape, collective: Collective, scenario: &Scenario) {
     for plan in candidates(collective, shape) {
         let name = plan.name;
+        // Of two nodes the ring has the trees' stages, and miri is slow.
+        if cfg!(miri) && name == "ring" && shape.nodes() == 2 {
+            continue;
+        }
         let checked = plan.check().unwrap_or_else(|f| panic!("{name}: {f}"));
         if let Err(failure) = simulate(&checked, scenario) {
             panic!(
@@ -56,7 +60,7 @@ fn every_collective_everywhere() {
         .map(|s| Shape::new(s))
         .collect()
     };
-    for (number, shape) in (0..).zip(&shapes) {
+    for (number, shape) in (3..).zip(&shapes) {
         // Miri has a node of one and one of two, and beside that what is divided among two ranks on each node.
         let most = if cfg!(miri) && shape.ranks() > 3 {
             2
@@ -75,7 +79,7 @@ fn every_collective_everywhere() {
                         vec![0, 1, 2, 3, 700, 64, 257, 5, 1025]
                     },
                     piece: if seed % 3 == 0 { 64 } else { 256 },
-                    window: 1 + seed as usize % 3,
+                    window: 1 + seed as usize / 3 % 3,
                     in_place: seed & 1 == 1,
                     registered: seed & 2 == 2,
                     devices: [0, !0, 0x5a5a, 1][seed as usize / 4 % 4],

@@ -44,6 +44,8 @@ struct Flight {
 #[derive(Default)]
 struct Seat {
     inbox: Vec<Event>,
+    /// Puts to it that have bytes, whose landings are asked for when it looks next.
+    new: Vec<u64>,
     /// What goes into landings when it looks next.
     due: Vec<(Landing, Vec<u8>)>,
     peers: BTreeSet<usize>,
@@ -193,6 +195,9 @@ impl Net {
             true => read, // The latest reading there can be: at `Sent` itself.
             false => self.between(read..arrive + 4 * self.links.jitter),
         };
+        if put.len > 0 {
+            self.seats[put.peer].new.push(flight);
+        }
         self.flights.insert(
             flight,
             Flight {
@@ -338,8 +343,10 @@ impl Net {
         if seat.gone {
             return Err(error(None, "this rank has ended in the simulation"));
         }
-        for flight in self.flights.values_mut() {
-            if flight.put.peer == rank && flight.put.len > 0 && !flight.asked {
+        for id in seat.new.drain(..) {
+            if let Some(flight) = self.flights.get_mut(&id)
+                && !flight.asked
+            {
                 flight.asked = true;
                 let landing = ask(flight.put.notice, flight.put.len);
                 flight.landing = landing.filter(|landing| landing.len() <= flight.put.len);
