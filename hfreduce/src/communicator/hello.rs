@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 /// What every rank tells all others first.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Hello {
-    pub version: String,
+    /// Version, and a hash of the sources: ranks of two builds need not agree on what lies where.
+    pub build: String,
     pub node: String,
     /// Ranks with equal hosts see one system, even where they claim different nodes.
     pub host: String,
@@ -49,7 +50,7 @@ pub struct Hello {
 
 pub fn hello(config: &Config, permit: Option<Permit>) -> Result<Hello, Error> {
     Ok(Hello {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        build: concat!(env!("CARGO_PKG_VERSION"), " of ", env!("HFR_SOURCES")).to_owned(),
         node: config.node.clone(),
         host: crate::launch::node_identity(&|_| None),
         machine: crate::launch::machine_identity(),
@@ -87,8 +88,8 @@ pub fn agree(hellos: &[Hello]) -> Result<(), Error> {
                 "start all ranks with the same settings and build",
             )
         };
-        if h.version != first.version {
-            return Err(differs("version", &first.version, &h.version));
+        if h.build != first.build {
+            return Err(differs("build", &first.build, &h.build));
         }
         if h.wire != first.wire {
             return Err(differs("HFR_TRANSPORT", &first.wire, &h.wire));
@@ -159,4 +160,30 @@ pub fn nodes(hellos: &[Hello], rank: usize) -> Result<(Shape, usize), Error> {
     let shape = Shape::new(&counts).in_zones(&numbers);
     let node = shape.node_of(rank);
     Ok((shape, node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_builds_of_one_version_do_not_meet() {
+        let ours = hello(&Config::new(0, 2, "", b""), None).unwrap();
+        let version = env!("CARGO_PKG_VERSION");
+        let sources = ours.build.strip_prefix(version).unwrap();
+        assert!(
+            sources.len() > 16,
+            "no hash behind the version: {}",
+            ours.build
+        );
+        assert!(agree(&[ours.clone(), ours.clone()]).is_ok());
+        let mut theirs = ours.clone();
+        theirs.build = format!("{version} of another");
+        let refused = agree(&[ours.clone(), theirs]).unwrap_err().to_string();
+        let told = format!(
+            "rank 0 has build {:?}, rank 1 has \"{version} of another\"",
+            ours.build
+        );
+        assert!(refused.starts_with(&told), "{refused}");
+    }
 }
