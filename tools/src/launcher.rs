@@ -1,6 +1,7 @@
 //! Starts the ranks of a job as processes of this host and sees them to their end. It knows nothing of what they run. Invariant:
 //! none of them outlives this process, and the first to fail is named before the others are ended.
 
+use crate::run::positive;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{
     Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
@@ -24,6 +25,41 @@ const REPORT: Duration = Duration::from_secs(3);
 const TERMINATE: Duration = Duration::from_secs(2);
 /// How often ends are looked for.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// What job to start where the program is in none: the flags of every command that takes part in one.
+#[derive(clap::Args)]
+pub struct Size {
+    /// Nodes to play, outside a job
+    #[arg(long, default_value_t = 2, value_parser = positive)]
+    pub nodes: usize,
+    /// Ranks on each of them, outside a job
+    #[arg(long, short = 'L', default_value_t = 4, value_parser = positive)]
+    pub ranks_per_node: usize,
+    /// How nodes talk to each other, outside a job
+    #[arg(long, value_parser = ["auto", "local", "tcp", "verbs"])]
+    pub transport: Option<String>,
+}
+
+impl Size {
+    /// Its ranks.
+    pub fn ranks(&self) -> usize {
+        self.nodes * self.ranks_per_node
+    }
+
+    /// Runs this very command in such a job, and hands on its exit code.
+    ///
+    /// # Errors
+    /// Those of [`run`].
+    pub fn run(&self, timeout: Option<f64>) -> Result<i32> {
+        run(&Job {
+            nodes: self.nodes,
+            ranks_per_node: self.ranks_per_node,
+            transport: self.transport.clone(),
+            timeout,
+            command: this_command()?,
+        })
+    }
+}
 
 /// What to start.
 pub struct Job {
@@ -51,7 +87,7 @@ struct Rank {
 ///
 /// # Errors
 /// The system does not say where it is.
-pub fn this_command() -> Result<Vec<OsString>> {
+fn this_command() -> Result<Vec<OsString>> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let arguments = std::env::args_os().skip(1);
     Ok([program.into_os_string()]

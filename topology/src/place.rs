@@ -34,7 +34,7 @@ pub struct Placement {
     /// By local rank.
     pub ranks: Vec<Place>,
     /// Numbers of the memory nodes that what ranks bring is interleaved over.
-    pub landing: Vec<usize>,
+    pub interleaved: Vec<usize>,
 }
 
 /// The place of a rank.
@@ -99,7 +99,7 @@ pub fn place(machine: &Machine, ranks: &[Wish], ports: &[usize]) -> Placement {
     Placement {
         ranks: placed.collect(),
         rails: ports.to_vec(),
-        landing: machine
+        interleaved: machine
             .numa
             .iter()
             .filter(|n| n.bytes > 0 || machine.numa.len() == 1)

@@ -68,7 +68,7 @@ fn fire_flyer_has_one_adapter_for_all_and_eight_cores_for_each() {
             .all(|r| r.own && r.threads.as_ref() == Some(&r.cpus))
     );
     assert_eq!(
-        (placement.landing.as_slice(), placement.common_sums()),
+        (placement.interleaved.as_slice(), placement.common_sums()),
         (&[0, 1][..], Some(1))
     );
     let ways: Vec<_> = placement.ranks.iter().map(|r| r.way).collect();

@@ -36,6 +36,26 @@ pub enum Case {
     Skip(String),
 }
 
+/// The instruction sets that additions of these cases run on, narrowest first; `none` where nothing is added.
+pub fn simd(cases: &[Case]) -> String {
+    let variant = |case: &Case| match case {
+        Case::Run(collective, dtype, op) if collective.reduces() => {
+            Some(Variant::best_for(*dtype, *op))
+        }
+        _ => None,
+    };
+    let used: Vec<_> = cases.iter().filter_map(variant).collect();
+    let names: Vec<_> = Variant::ALL
+        .into_iter()
+        .filter(|variant| used.contains(variant))
+        .map(Variant::name)
+        .collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(","),
+    }
+}
+
 /// All cases, in order.
 ///
 /// # Errors
@@ -260,6 +280,21 @@ mod tests {
             )]
         );
         assert_eq!(ask("all", "half", "sum").expect("all").len(), 10);
+    }
+
+    #[test]
+    fn the_instruction_sets_are_those_of_what_is_added() {
+        let used = |collective, dtypes, op| simd(&ask(collective, dtypes, op).expect("it exists"));
+        let best = |dtype| Variant::best_for(dtype, ReduceOp::Sum).name();
+        assert_eq!(used("all_reduce", "float", "sum"), best(DType::F32));
+        assert_eq!(used("all_reduce", "bfloat16", "sum"), best(DType::BF16));
+        assert_eq!(used("broadcast", "float", "sum"), "none");
+        let (narrow, wide) = (best(DType::F32), best(DType::BF16));
+        let both = match narrow == wide {
+            true => wide.to_owned(),
+            false => format!("{narrow},{wide}"),
+        };
+        assert_eq!(used("all", "all", "all"), both);
     }
 
     #[test]

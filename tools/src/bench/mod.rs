@@ -92,15 +92,8 @@ pub struct Args {
     /// Print JSON lines and no table
     #[arg(long)]
     json: bool,
-    /// Nodes to play, outside a job
-    #[arg(long, default_value_t = 2, value_parser = positive)]
-    nodes: usize,
-    /// Ranks on each of them, outside a job
-    #[arg(long, short = 'L', default_value_t = 4, value_parser = positive)]
-    ranks_per_node: usize,
-    /// How nodes talk to each other, outside a job
-    #[arg(long, value_parser = ["auto", "local", "tcp", "verbs"])]
-    transport: Option<String>,
+    #[command(flatten)]
+    start: launcher::Size,
     /// Seconds a collective may wait for other ranks, outside a job
     #[arg(long, value_parser = seconds)]
     timeout: Option<f64>,
@@ -204,14 +197,8 @@ pub fn run(args: &Args) -> Result<i32> {
         return take_part(args);
     }
     // Said once here and not by every rank.
-    args.check(args.nodes * args.ranks_per_node)?;
-    launcher::run(&launcher::Job {
-        nodes: args.nodes,
-        ranks_per_node: args.ranks_per_node,
-        transport: args.transport.clone(),
-        timeout: args.timeout,
-        command: launcher::this_command()?,
-    })
+    args.check(args.start.ranks())?;
+    args.start.run(args.timeout)
 }
 
 fn take_part(args: &Args) -> Result<i32> {
@@ -240,7 +227,7 @@ fn measure_all(args: &Args, job: &Job) -> Result<i32> {
         check: args.check == 1,
         combine: args.average,
     };
-    let mut report = Report::new(args, job, calls.iter().map(Vec::len).sum())?;
+    let mut report = Report::new(args, job, &cases, calls.iter().map(Vec::len).sum())?;
     if args.overlap {
         let largest = calls.iter().filter_map(|calls| calls.last());
         for call in largest {

@@ -3,7 +3,7 @@
 
 use super::{
     Args,
-    cases::Case,
+    cases::{Case, simd},
     ceilings::Ceilings,
     overlap::Overlap,
     stages::{self, Stages},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::job::{Call, Job};
 use anyhow::{Context, Result};
-use hfreduce::{kernel::Variant, plan::Collective};
+use hfreduce::plan::Collective;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::{
@@ -45,7 +45,7 @@ impl Report {
     ///
     /// # Errors
     /// A file that cannot be written; a failure of the group.
-    pub fn new(args: &Args, job: &Job, rows: usize) -> Result<Report> {
+    pub fn new(args: &Args, job: &Job, cases: &[Case], rows: usize) -> Result<Report> {
         let gpus = gather(job, &gpu(job)?)?;
         let notes = notes(job, &gpus)?;
         // The rank that came last waited for nobody.
@@ -57,6 +57,7 @@ impl Report {
             .fold(f64::INFINITY, f64::min);
         let group = job.group();
         let speaks = group.rank() == 0;
+        let simd = simd(cases);
         let progress = (speaks && std::io::stderr().is_terminal()).then(|| {
             let style =
                 ProgressStyle::with_template("{bar:30} {pos} of {len} sizes, {elapsed}, {msg}")
@@ -83,19 +84,19 @@ impl Report {
             let mut file = File::create(path).with_context(named)?;
             let header = json!({
                 "program": "hfr bench", "version": env!("CARGO_PKG_VERSION"), "ranks": group.size(), "nodes": group.nodes(),
-                "transport": group.transport(), "simd": Variant::best().name(),
+                "transport": group.transport(), "simd": simd,
                 "warmup_iters": args.warmup_iters, "iters": args.iters, "registered": args.registered == 1, "devices": notes,
                 "single_copy": group.single_copy(), "device": args.device.name(), "gpus": gpus, "start_up_ms": start_up,
             });
             writeln!(file, "{header}").with_context(named)?;
             report.file = Some(file);
         }
-        report.header(args, job, &notes);
+        report.header(args, job, &simd, &notes);
         report.say(&format!("# connected in {start_up:.1} ms"));
         Ok(report)
     }
 
-    fn header(&self, args: &Args, job: &Job, notes: &[String]) {
+    fn header(&self, args: &Args, job: &Job, simd: &str, notes: &[String]) {
         let group = job.group();
         self.say(&format!(
             "# hfr bench version {} device={} transport={} single_copy={} simd={}",
@@ -103,7 +104,7 @@ impl Report {
             args.device.name(),
             group.transport(),
             if group.single_copy() { "on" } else { "off" },
-            Variant::best().name()
+            simd
         ));
         let sizes = match (args.tensors, args.step) {
             (Some(t), _) => format!("tensors {} of {} bytes", t.number, t.bytes),

@@ -285,7 +285,7 @@ fn rails(machine: &Machine, placement: &Placement) -> String {
         let users: hfr_topology::Cpus = users.collect();
         let _ = writeln!(text, "  rail {rail}: {}, for ranks {users}", port.name);
     }
-    let over = numbers(&placement.landing, ", ");
+    let over = numbers(&placement.interleaved, ", ");
     let _ = writeln!(
         text,
         "  what ranks bring lies interleaved over memory nodes {over}"

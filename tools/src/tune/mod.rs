@@ -6,10 +6,7 @@ mod grid;
 mod outcome;
 mod sample;
 
-use crate::{
-    job, launcher,
-    run::{positive, seconds},
-};
+use crate::{job, launcher, run::seconds};
 use anyhow::{Context, Result, ensure};
 use grid::{Cell, Combination, Grid};
 use hfreduce::{
@@ -43,15 +40,8 @@ pub struct Args {
     /// How long to measure, once the ranks are connected
     #[arg(long, default_value = "20", value_parser = seconds)]
     seconds: f64,
-    /// Nodes to play, outside a job
-    #[arg(long, default_value_t = 2, value_parser = positive)]
-    nodes: usize,
-    /// Ranks on each of them, outside a job
-    #[arg(long, short = 'L', default_value_t = 4, value_parser = positive)]
-    ranks_per_node: usize,
-    /// How nodes talk to each other, outside a job
-    #[arg(long, value_parser = ["auto", "local", "tcp", "verbs"])]
-    transport: Option<String>,
+    #[command(flatten)]
+    start: launcher::Size,
 }
 
 /// The part of the time for the plans and pieces; the rest is for what the fit changes.
@@ -65,17 +55,8 @@ pub fn run(args: &Args) -> Result<i32> {
     if job::inside()? {
         return take_part(args);
     }
-    ensure!(
-        args.nodes * args.ranks_per_node > 1,
-        "one rank alone has nothing to tune"
-    );
-    launcher::run(&launcher::Job {
-        nodes: args.nodes,
-        ranks_per_node: args.ranks_per_node,
-        transport: args.transport.clone(),
-        timeout: None,
-        command: launcher::this_command()?,
-    })
+    ensure!(args.start.ranks() > 1, "one rank alone has nothing to tune");
+    args.start.run(None)
 }
 
 fn take_part(args: &Args) -> Result<i32> {
