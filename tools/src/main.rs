@@ -7,6 +7,7 @@ mod doctor;
 mod gpu;
 mod job;
 mod launcher;
+mod output;
 mod plan;
 mod run;
 mod size;

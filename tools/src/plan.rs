@@ -1,7 +1,7 @@
 //! `hfr plan`: shows, proves and simulates the plans a group can choose from. No process but this one takes part. Invariant: what is
 //! shown or simulated was proved before.
 
-use crate::{run::positive, size};
+use crate::{output::print, run::positive, size};
 use anyhow::{Result, bail, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 use hfr_transport::sim::Fault;
@@ -235,7 +235,7 @@ fn show(which: &Which, dot: bool) -> Result<i32> {
     for plan in plans {
         let checked = prove(plan)?;
         let plan = checked.plan();
-        print!("{}", if dot { plan.dot() } else { plan.text() });
+        print(&if dot { plan.dot() } else { plan.text() });
     }
     Ok(0)
 }
@@ -248,10 +248,10 @@ fn check(which: &Which) -> Result<i32> {
         match plan.check() {
             Ok(_) => {
                 let took = started.elapsed().as_secs_f64() * 1e3;
-                println!("{title}: proved in {took:.2} ms\n  {cost}");
+                print(&format!("{title}: proved in {took:.2} ms\n  {cost}\n"));
             }
             Err(flaw) => {
-                println!("{title}: WRONG: {flaw}");
+                print(&format!("{title}: WRONG: {flaw}\n"));
                 code = 1;
             }
         }
@@ -303,21 +303,24 @@ fn run_simulation(which: &Which, how: &How) -> Result<i32> {
                     compared += outcome.compared;
                     slowest = slowest.max(outcome.nanoseconds);
                     if how.seeds == 1 {
-                        println!("{title}, seed {seed}: {} events", outcome.events);
+                        print(&format!(
+                            "{title}, seed {seed}: {} events\n",
+                            outcome.events
+                        ));
                     }
                 }
                 Err(failure) => {
-                    println!("{title}, seed {seed}: FAILED: {failure}");
+                    print(&format!("{title}, seed {seed}: FAILED: {failure}\n"));
                     failed += 1;
                 }
             }
         }
         let right = how.seeds - failed;
-        println!(
-            "{title}: {right} of {} seeds right, {compared} elements compared, slowest {:.1} us of virtual time",
+        print(&format!(
+            "{title}: {right} of {} seeds right, {compared} elements compared, slowest {:.1} us of virtual time\n",
             how.seeds,
             slowest as f64 / 1e3
-        );
+        ));
         code |= i32::from(failed > 0);
     }
     Ok(code)

@@ -247,6 +247,9 @@ fn measure_all(args: &Args, job: &Job) -> Result<i32> {
                 ways.push(measure(job, call, &mut memory, true, &how)?);
             }
             report.row(call, &ways)?;
+            if report.deserted(job)? {
+                return Ok(report.end());
+            }
         }
     }
     Ok(report.end())

@@ -9,12 +9,16 @@ use super::{
     stages::{self, Stages},
     table::{HEADER, Line, Row, Way, row},
 };
-use crate::job::{Call, Job};
+use crate::{
+    job::{Call, Job},
+    output::print,
+};
 use anyhow::{Context, Result};
 use hfreduce::plan::Collective;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::{
+    cell::Cell,
     fs::File,
     io::{IsTerminal, Write},
 };
@@ -27,6 +31,8 @@ pub struct Report {
     speaks: bool,
     json: bool,
     file: Option<File>,
+    /// Whether nobody reads standard output any more.
+    deserted: Cell<bool>,
     progress: Option<ProgressBar>,
     ranks: usize,
     nodes: usize,
@@ -68,6 +74,7 @@ impl Report {
             speaks,
             json: args.json,
             file: None,
+            deserted: Cell::new(false),
             progress,
             ranks: group.size(),
             nodes: group.nodes(),
@@ -136,10 +143,26 @@ impl Report {
     }
 
     fn print(&self, text: &str) {
-        match &self.progress {
-            Some(bar) => bar.suspend(|| println!("{text}")),
-            None => println!("{text}"),
+        if self.deserted.get() {
+            return;
         }
+        let line = format!("{text}\n");
+        let read = match &self.progress {
+            Some(bar) => bar.suspend(|| print(&line)),
+            None => print(&line),
+        };
+        self.deserted.set(!read);
+    }
+
+    /// Whether what is measured from here on reaches nobody: the reader of standard output has gone, and no file is written. All ranks call it, and
+    /// hear the same.
+    ///
+    /// # Errors
+    /// A failure of the group.
+    pub fn deserted(&self, job: &Job) -> Result<bool> {
+        let own = self.deserted.get() && self.file.is_none();
+        let all = job.gather(&[f64::from(u8::from(own))])?;
+        Ok(all.iter().any(|rank| rank[0] != 0.0))
     }
 
     /// A new combination begins.

@@ -22,6 +22,7 @@ mod selftest;
 use crate::{
     job::{self, Job},
     launcher,
+    output::print,
 };
 use anyhow::{Context, Result};
 use check::{Check, Outcome};
@@ -117,9 +118,9 @@ fn alone(args: &Args) -> Result<i32> {
 
 fn tell(args: &Args, report: &Report) -> i32 {
     if args.json {
-        println!("{}", report.json(args.strict));
+        print(&format!("{}\n", report.json(args.strict)));
     } else {
-        print!("{}", report.text());
+        print(&report.text());
     }
     report.exit_code(args.strict)
 }

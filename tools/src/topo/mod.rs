@@ -3,7 +3,7 @@
 
 mod show;
 
-use crate::run::positive;
+use crate::{output::print, run::positive};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args as ClapArgs;
 use hfr_topology::{Cpus, Machine, Placement, Wish, place};
@@ -48,12 +48,14 @@ pub fn run(args: &Args) -> Result<i32> {
             .map_err(|e| anyhow!("{e}; name another folder with --sysfs"))?,
     };
     match &args.dump {
-        Some(path) if path == Path::new("-") => print!("{machine}"),
+        Some(path) if path == Path::new("-") => {
+            print(&machine.to_string());
+        }
         Some(path) => fs::write(path, machine.to_string())
             .with_context(|| format!("cannot write the description to {}", path.display()))?,
         None => {
             let placement = placement(&machine, args)?;
-            print!("{}", show::text(&machine, &placement));
+            print(&show::text(&machine, &placement));
         }
     }
     Ok(0)

@@ -6,7 +6,7 @@ mod grid;
 mod outcome;
 mod sample;
 
-use crate::{job, launcher, run::seconds};
+use crate::{job, launcher, output::print, run::seconds};
 use anyhow::{Context, Result, ensure};
 use grid::{Cell, Combination, Grid};
 use hfreduce::{
@@ -124,19 +124,21 @@ fn tune(args: &Args, group: &Communicator) -> Result<()> {
         return Ok(());
     }
     let outcome = Outcome { grid: &grid, rows };
-    print!("{}", outcome.table(group));
+    print(&outcome.table(group));
     let off = |model| misfit(model, group.shape(), &grid.costs, &samples);
     let (old, new) = ((&usual, off(&usual)), (tuned.model(), off(tuned.model())));
-    print!("{}", outcome::figures(old, new));
+    print(&outcome::figures(old, new));
     if let Some(why) = outcome.no_use() {
-        println!("{why} Nothing is written.");
+        print(&format!("{why} Nothing is written.\n"));
         return Ok(());
     }
     let file = args.output.display();
     Measured::new(*tuned.model(), group.shape(), group.transport(), now())
         .write(&args.output)
         .with_context(|| format!("cannot write {file}"))?;
-    println!("Written to {file}; use it with HFR_TUNING={file}");
+    print(&format!(
+        "Written to {file}; use it with HFR_TUNING={file}\n"
+    ));
     Ok(())
 }
 
