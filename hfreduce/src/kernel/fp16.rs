@@ -6,7 +6,8 @@
 
 use super::lanes::{Call, Lanes, Run, Sum, drive};
 use super::scalar::Single;
-use super::vector::{E4M3, E5M2, Floats, Half, Register, e4m3_moved, instructions, round16};
+use super::table::Tabled;
+use super::vector::{E5M2, Floats, Half, Register, e4m3_moved, instructions, round16};
 use crate::dtype::{DType, F8E4M3, F8E5M2};
 use half::f16;
 use std::arch::x86_64::*;
@@ -14,18 +15,19 @@ use std::marker::PhantomData;
 
 /// The kernel that sums this element type, where there is one for this processor.
 pub(super) fn sum(dtype: DType) -> Option<Run> {
-    if !is_x86_feature_detected!("avx512fp16") {
+    // All that have the first have the second.
+    if !is_x86_feature_detected!("avx512fp16") || !is_x86_feature_detected!("avx512vbmi") {
         return None;
     }
     match dtype {
         DType::F16 => Some(run::<Halves<f16>, Floats<__m512, Half, 2>>),
-        DType::F8E4M3 => Some(run::<Halves<F8E4M3>, Floats<__m512, E4M3<true>, 4>>),
+        DType::F8E4M3 => Some(run::<Halves<F8E4M3>, Tabled>),
         DType::F8E5M2 => Some(run::<Halves<F8E5M2>, Floats<__m512, E5M2, 4>>),
         _ => None,
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512fp16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512fp16,avx512vbmi")]
 unsafe fn run<Two: Lanes, More: Lanes>(call: &Call<'_>) {
     // SAFETY: the caller's promise is the same; the features are this function's own.
     unsafe {

@@ -13,6 +13,8 @@ mod lanes;
 mod scalar;
 mod select;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
+mod table;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 mod vector;
 
 use crate::dtype::DType;
@@ -94,7 +96,7 @@ impl Variant {
             Variant::Avx2 => vector::select::<avx2::Avx2>(dtype, op),
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             Variant::Avx512 => match op {
-                ReduceOp::Sum => fp16::sum(dtype),
+                ReduceOp::Sum => fp16::sum(dtype).or_else(|| table::sum(dtype)),
                 _ => None,
             }
             .or_else(|| vector::select::<avx512::Avx512>(dtype, op)),

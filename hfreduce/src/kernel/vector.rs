@@ -191,7 +191,7 @@ impl<V: Wide> Codec<V, 2> for Brain {
 /// that the format keeps; rounding twice then gives what rounding once would have given. Denormals of f16 keep it too, where they do not round
 /// to zero in any case.
 #[inline(always)]
-unsafe fn to_f16_odd<V: Wide, const STICKY: u32>(a: [V; 2]) -> V::Bits {
+pub(super) unsafe fn to_f16_odd<V: Wide, const STICKY: u32>(a: [V; 2]) -> V::Bits {
     type R<V> = <V as Float>::Bits;
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
@@ -274,7 +274,7 @@ unsafe fn e4m3_to_f16<R: Register>(a: R) -> R {
 }
 
 #[inline(always)]
-unsafe fn f16_to_e4m3<R: Register>(a: R) -> R {
+pub(super) unsafe fn f16_to_e4m3<R: Register>(a: R) -> R {
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
         let magnitude = R::and(a, R::splat16(0x7fff));

@@ -95,6 +95,7 @@ pub const UNSAFE: &[&str] = &[
     "hfreduce/src/kernel/avx512.rs",
     "hfreduce/src/kernel/copy.rs",
     "hfreduce/src/kernel/fp16.rs",
+    "hfreduce/src/kernel/table.rs",
     "hfreduce/src/kernel/lanes.rs",
     "hfreduce/src/kernel/mod.rs",
     "hfreduce/src/kernel/scalar.rs",
