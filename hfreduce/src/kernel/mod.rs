@@ -6,6 +6,8 @@
 mod avx2;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod avx512;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod brain;
 mod copy;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod fp16;
@@ -96,7 +98,9 @@ impl Variant {
             Variant::Avx2 => vector::select::<avx2::Avx2>(dtype, op),
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             Variant::Avx512 => match op {
-                ReduceOp::Sum => fp16::sum(dtype).or_else(|| table::sum(dtype)),
+                ReduceOp::Sum => fp16::sum(dtype)
+                    .or_else(|| table::sum(dtype))
+                    .or_else(|| brain::sum(dtype)),
                 _ => None,
             }
             .or_else(|| vector::select::<avx512::Avx512>(dtype, op)),

@@ -94,6 +94,7 @@ pub const UNSAFE: &[&str] = &[
     "hfreduce/src/kernel/avx2.rs",
     "hfreduce/src/kernel/avx512.rs",
     "hfreduce/src/kernel/copy.rs",
+    "hfreduce/src/kernel/brain.rs",
     "hfreduce/src/kernel/fp16.rs",
     "hfreduce/src/kernel/table.rs",
     "hfreduce/src/kernel/lanes.rs",
