@@ -173,3 +173,56 @@ pub fn dump_on_signal() {
             });
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hfr_transport::shm::{DOORBELL_BYTES, Segment};
+
+    fn shared() -> Arc<Shared> {
+        let segment = Arc::new(Segment::heap(DOORBELL_BYTES));
+        Shared::new(0, 0, Doorbell::new(segment, 0, None), None)
+    }
+
+    fn error(text: &str) -> Error {
+        Error::new(Kind::PeerLost, text, "look there")
+    }
+
+    #[test]
+    fn the_first_verdict_stays_and_is_told_once() {
+        let shared = shared();
+        assert!(shared.hear(Duration::ZERO).is_none() && !shared.poisoned());
+        let told = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| shared.hear(Duration::from_secs(60)));
+            shared.poison(error("rank 1 is gone"));
+            waits.join().unwrap().unwrap()
+        });
+        assert!(told.to_string().contains("rank 1 is gone"), "{told}");
+        shared.poison(error("rank 2 is gone"));
+        let own = shared.await_verdict(error("we gave up"), Duration::ZERO);
+        assert!(own.to_string().contains("rank 1 is gone"), "{own}");
+        assert!(shared.poisoned() && shared.first_told() && !shared.first_told());
+    }
+
+    #[test]
+    fn without_another_verdict_the_own_one_is_it() {
+        let shared = shared();
+        let own = shared.await_verdict(error("we gave up"), Duration::ZERO);
+        assert!(own.to_string().contains("we gave up"), "{own}");
+        assert!(shared.verdict().is_some());
+    }
+
+    #[test]
+    fn what_was_rung_for_stays_until_it_is_heeded() {
+        let shared = shared();
+        assert!(!shared.rung());
+        shared.heed();
+        shared.ring();
+        shared.ring();
+        assert!(shared.rung() && shared.rung());
+        shared.heed();
+        assert!(!shared.rung());
+        shared.ring();
+        assert!(shared.rung());
+    }
+}
