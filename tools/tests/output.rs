@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Runs hfr and reads its first line alone: that line, what it said on standard error, and whether it ended well.
 fn first_line(arguments: &[&str]) -> (String, String, bool) {
@@ -15,10 +16,24 @@ fn first_line(arguments: &[&str]) -> (String, String, bool) {
     let mut reader = BufReader::new(child.stdout.take().expect("a pipe"));
     reader.read_line(&mut line).expect("a line");
     drop(reader);
+    let late = Instant::now() + Duration::from_secs(60);
+    let ended = loop {
+        match child.try_wait().expect("a child of ours") {
+            Some(ended) => break ended,
+            None if Instant::now() < late => std::thread::sleep(Duration::from_millis(10)),
+            None => {
+                // Its launcher ends the ranks when it is told to end.
+                let end = rustix::process::Signal::TERM;
+                let _ =
+                    rustix::process::kill_process(rustix::process::Pid::from_child(&child), end);
+                let _ = child.wait();
+                panic!("{arguments:?} goes on although nobody reads");
+            }
+        }
+    };
     let mut said = String::new();
     let mut errors = child.stderr.take().expect("a pipe");
     errors.read_to_string(&mut said).expect("text");
-    let ended = child.wait().expect("it ends");
     (line, said, ended.success())
 }
 
